@@ -1,0 +1,187 @@
+"""What an experiment decides: frozen dataclasses, checked when they are built, to and from JSON.
+
+A recipe is a function that returns a whole `Config`. Nothing here has a default that an experiment
+should have chosen; defaults exist where there is one right answer.
+"""
+
+import dataclasses
+import json
+import types
+import typing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from gem_jax.models.gem import GemConfig
+
+T = TypeVar("T")
+
+
+class ConfigError(ValueError):
+    """A recipe, an override or a config file that cannot be used."""
+
+    user_error = True
+
+
+def _require(holds: bool, field: str, got: Any, expected: str) -> None:
+    if not holds:
+        raise ConfigError(f"{field}: got {got!r}, expected {expected}")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which examples a step sees, and in what words."""
+
+    shards: str
+    """Folder that `gem-jax prep` wrote."""
+    tokenizer: str
+    """Folder of the tokenizer; empty: the starting checkpoint's."""
+    template: str
+    """Conversation template, a name of `gem_jax.tokens.TEMPLATES`."""
+    style: Literal["full", "brief"]
+    """How the answer is phrased when it is made anew from an augmented record."""
+    length: int
+    """Tokens in a row, the placeholders of ECG and page included."""
+    batch_size: int
+    """Rows in a global batch."""
+    augment: bool
+    """Change training records by label-true augmentation, and make their texts anew."""
+    seed: int
+
+    def __post_init__(self):
+        _require(self.length > 0, "data.length", self.length, "a positive number of tokens")
+        _require(self.batch_size > 0, "data.batch_size", self.batch_size, "a positive number")
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW behind global-norm clipping; linear warm-up from 0, then cosine to `final_fraction`."""
+
+    learning_rate: float
+    warmup_steps: int
+    final_fraction: float
+    weight_decay: float
+    clip_norm: float
+    b1: float = 0.9
+    b2: float = 0.999
+    eps: float = 1e-8
+
+    def __post_init__(self):
+        _require(self.learning_rate > 0, "optimizer.learning_rate", self.learning_rate, "> 0")
+        _require(self.clip_norm > 0, "optimizer.clip_norm", self.clip_norm, "> 0")
+        _require(self.warmup_steps >= 0, "optimizer.warmup_steps", self.warmup_steps, "≥ 0")
+
+
+@dataclass(frozen=True)
+class MeshConfig:
+    """Devices along each mesh axis; one of them may be -1, "all that are left"."""
+
+    data: int = -1
+    fsdp: int = 1
+    tensor: int = 1
+
+    def __post_init__(self):
+        sizes = (self.data, self.fsdp, self.tensor)
+        free = sizes.count(-1)
+        positive = all(size > 0 or size == -1 for size in sizes)
+        _require(free <= 1 and positive, "mesh", sizes, "positive sizes, at most one of them -1")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How long, from what, and which parameters move."""
+
+    objective: Literal["pretrain", "instruct"]
+    """`pretrain`: dense targets for the towers and text alone for the LLM; `instruct`: GEM."""
+    steps: int
+    trainable: tuple[str, ...]
+    """Top-level parts that move, of `gem_jax.optimizer.PARTS`; all others are frozen."""
+    init_parts: tuple[str, ...]
+    """Top-level parts initialised at random because the start lacks them."""
+    checkpoint_every: int
+    seed: int
+    keep: int = 2
+    """Checkpoints kept."""
+
+    def __post_init__(self):
+        _require(self.steps > 0, "train.steps", self.steps, "a positive number of steps")
+        _require(bool(self.trainable), "train.trainable", self.trainable, "at least one part")
+        _require(self.checkpoint_every > 0, "train.checkpoint_every", self.checkpoint_every, "> 0")
+        _require(self.keep > 0, "train.keep", self.keep, "a positive number")
+
+
+@dataclass(frozen=True)
+class Config:
+    """One training run, whole."""
+
+    model: GemConfig
+    data: DataConfig
+    optimizer: OptimizerConfig
+    mesh: MeshConfig
+    train: TrainConfig
+
+    def __post_init__(self):
+        _require(
+            self.data.length <= self.model.max_length,
+            "data.length",
+            self.data.length,
+            f"at most model.max_length ({self.model.max_length})",
+        )
+        _require(
+            self.train.objective == "pretrain" or self.data.length > self.model.num_media_tokens,
+            "data.length",
+            self.data.length,
+            f"more than the {self.model.num_media_tokens} tokens of an ECG and its page",
+        )
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Returns the dataclass as nested dicts of JSON values."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def from_dict(kind: type[T], values: Any, where: str) -> T:
+    """Returns the dataclass `kind` built from nested dicts; ConfigError names a wrong field."""
+    if not isinstance(values, dict):
+        raise ConfigError(f"{where}: got {type(values).__name__}, expected an object")
+    hints = typing.get_type_hints(kind)
+    fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    unknown = sorted(set(values) - set(fields))
+    missing = sorted(
+        name
+        for name, field in fields.items()
+        if name not in values and field.default is dataclasses.MISSING
+    )
+    if unknown or missing:
+        raise ConfigError(
+            f"{where}: got unknown fields {unknown} and missing fields {missing}, expected "
+            f"exactly {sorted(fields)}; was it written by another version?"
+        )
+    built = {name: _field(hints[name], value, f"{where}.{name}") for name, value in values.items()}
+    return kind(**built)
+
+
+def _field(hint: Any, value: Any, where: str) -> Any:
+    if dataclasses.is_dataclass(hint):
+        return from_dict(hint, value, where)  # type: ignore[arg-type]
+    if typing.get_origin(hint) is tuple and isinstance(value, list):
+        return tuple(value)
+    if isinstance(hint, types.UnionType) and value is None:
+        return None
+    return value
+
+
+def model_from_dict(values: dict[str, Any]) -> GemConfig:
+    """Returns the model's config from a checkpoint's `config.json` entry `model`."""
+    return from_dict(GemConfig, values, "model")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Returns the JSON object in `path`; ConfigError if it is not one."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ConfigError(f"{path}: got {error}, expected a JSON object") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: got a {type(values).__name__}, expected a JSON object")
+    return values
