@@ -193,7 +193,11 @@ def resample(record: Record, rate_hz: float) -> Record:
     ratio = Fraction(rate_hz / record.sampling_rate_hz).limit_denominator(1000)
     missing = np.isnan(record.signal_mv)
     signal = resample_poly(
-        _bridge(record.signal_mv, missing), ratio.numerator, ratio.denominator, axis=1, padtype="edge"
+        _bridge(record.signal_mv, missing),
+        ratio.numerator,
+        ratio.denominator,
+        axis=1,
+        padtype="edge",
     )
     signal[_resample_mask(missing, signal.shape[1], ratio)] = np.nan
     return dataclasses.replace(
@@ -208,7 +212,9 @@ def _header(stem: Path) -> Path:
 def _below(folder: Path) -> list[Path]:
     headers = sorted(path for path in folder.rglob("*.hea") if path.is_file())
     if not headers:
-        raise BadInput(f"{folder}: holds no record (no .hea below it); expected a folder of WFDB records")
+        raise BadInput(
+            f"{folder}: holds no record (no .hea below it); expected a folder of WFDB records"
+        )
     return [header.with_suffix("") for header in headers]
 
 

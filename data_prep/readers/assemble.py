@@ -59,7 +59,11 @@ def assemble(
             leads=leads,
             signal_mv=signal,
             sampling_rate_hz=sampling_rate_hz,
-            notes=(*notes, *_naming_notes(spelled), *_timing_notes(signal.shape[1], sampling_rate_hz)),
+            notes=(
+                *notes,
+                *_naming_notes(spelled),
+                *_timing_notes(signal.shape[1], sampling_rate_hz),
+            ),
             lead_notes=_signal_notes(leads, signal, sampling_rate_hz, lead_notes or {}),
             stored_leads=tuple(rows),
             calibrated=calibrated,
@@ -91,7 +95,9 @@ def _rows_by_lead(name: str, spelled: Sequence[str]) -> dict[str, int]:
 def _naming_notes(spelled: Sequence[str]) -> list[str]:
     named = [(text, lead_name(text)) for text in spelled]
     stored = [lead for _, lead in named if lead]
-    notes = [f"signal {text!r} is none of the twelve leads: left out" for text, lead in named if not lead]
+    notes = [
+        f"signal {text!r} is none of the twelve leads: left out" for text, lead in named if not lead
+    ]
     if other := [f"{text} for {lead}" for text, lead in named if lead and text != lead]:
         notes.append(f"leads spelled otherwise: {', '.join(other)}")
     if tuple(stored) != canonical_order(stored):
