@@ -1,0 +1,51 @@
+"""The README.md of an exported folder: what is in it and how the original code loads it."""
+
+from gem_jax.models.gem import GemConfig
+from gem_jax.weights.hf_config import ECG_DIR, VISION_DIR
+
+CARD = """---
+library_name: transformers
+tags: [ecg, electrocardiogram, llava, gem]
+---
+# GEM: a 12-lead ECG, its page and a question in, a grounded answer out
+
+Exported by gem-jax. {parameters}.
+
+| part | sizes |
+|---|---|
+| ECG encoder | {leads} x {samples} samples, {ecg_layers} layers of {ecg_width} |
+| image encoder | {pixels} x {pixels} pixels, {layers} layers of {width} |
+| projectors | ECG: {ecg_projector}, then with the page: {mm_projector} |
+| language model | {vocabulary} tokens, {llm_layers} layers of {llm_width}, length {length} |
+
+- The layout is the original's (GEM, LLaVA): `model*.safetensors` holds every part. The towers lie
+  once more in `{vision_dir}/` and `{ecg_dir}/`, where `config.json` points to; its paths are
+  relative, so run the original code with this folder as the working directory.
+- `{ecg_dir}/` has the ECG encoder alone: the text towers of its pretraining are not part of GEM.
+- `gem-jax import` reads the folder back bit for bit.
+
+Not a medical device: for research only, not for diagnosis or treatment.
+"""
+
+
+def model_card(config: GemConfig, parameters: str) -> str:
+    """Returns the card's Markdown; `parameters` is the count for people."""
+    ecg, vision, llm = config.ecg, config.vision, config.llm
+    return CARD.format(
+        parameters=parameters[:1].upper() + parameters[1:],
+        leads=ecg.num_leads,
+        samples=ecg.seq_length,
+        ecg_layers=ecg.num_layers,
+        ecg_width=ecg.width,
+        pixels=vision.image_size,
+        layers=vision.num_layers,
+        width=vision.hidden_dim,
+        ecg_projector=config.ecg_projector,
+        mm_projector=config.mm_projector,
+        llm_layers=llm.num_layers,
+        llm_width=llm.hidden_dim,
+        vocabulary=llm.vocab_size,
+        length=config.max_length,
+        vision_dir=VISION_DIR,
+        ecg_dir=ECG_DIR,
+    )

@@ -1,0 +1,240 @@
+"""The towers' sizes in their official files, both ways: CLIP's config.json, open_clip's NAME.json.
+
+A key that changes the computation must have the value that is computed here; keys that change
+nothing are listed; every other key is refused by name.
+"""
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from gem_jax.models.clip import ClipConfig
+from gem_jax.models.ecg import EcgConfig
+from gem_jax.weights.files import WeightsError, read_json, refuse, write_json
+
+T = TypeVar("T")
+
+COCA_VIT_B_32 = "coca_ViT-B-32"
+CLIP_MEAN = [0.48145466, 0.4578275, 0.40821073]
+CLIP_STD = [0.26862954, 0.26130258, 0.27577711]
+
+
+def words(text: str) -> frozenset[str]:
+    """Returns the words of `text`."""
+    return frozenset(text.split())
+
+
+# What transformers writes into every config and the towers and GEM do not read.
+GENERIC_INERT = words(
+    """
+    _commit_hash _name_or_path architectures bad_words_ids begin_suppress_tokens bos_token_id
+    chunk_size_feed_forward cross_attention_hidden_size decoder_start_token_id diversity_penalty
+    do_sample dtype early_stopping encoder_no_repeat_ngram_size eos_token_id
+    exponential_decay_length_penalty finetuning_task forced_bos_token_id forced_eos_token_id
+    id2label initializer_factor initializer_range label2id length_penalty max_length min_length
+    model_type no_repeat_ngram_size num_beam_groups num_beams num_return_sequences
+    output_attentions output_hidden_states output_scores pad_token_id prefix problem_type
+    remove_invalid_values repetition_penalty return_dict return_dict_in_generate sep_token_id
+    suppress_tokens task_specific_params temperature tf_legacy_loss tie_encoder_decoder
+    tie_word_embeddings tokenizer_class top_k top_p torch_dtype torchscript transformers_version
+    typical_p use_bfloat16 use_cache
+    """
+)
+
+GENERIC_FIXED: dict[str, tuple] = {
+    "add_cross_attention": (False,),
+    "is_decoder": (False,),
+    "is_encoder_decoder": (False,),
+    "pruned_heads": ({}, None),
+}
+
+VISION_READ = words(
+    """
+    hidden_act hidden_size image_size intermediate_size layer_norm_eps num_attention_heads
+    num_hidden_layers patch_size
+    """
+)
+VISION_FIXED = GENERIC_FIXED | {
+    "attention_dropout": (0.0,),
+    "dropout": (0.0,),
+    "num_channels": (3,),
+}
+VISION_INERT = GENERIC_INERT | {"projection_dim"}
+
+ECG_READ = words("seq_length lead_num layers width head_width mlp_ratio patch_size")
+# `output_tokens` is what the tower returns to open_clip; `patch_dropout` acts in its training only.
+ECG_INERT = frozenset({"output_tokens", "patch_dropout"})
+ECG_TOP_FIXED = {"quick_gelu": (False,)}
+ECG_TOP_INERT = frozenset({"text_cfg", "multimodal_cfg", "custom_text"})
+
+
+def value(values: Mapping[str, Any], key: str, kind: type, where: Path, default: Any = None) -> Any:
+    """Returns `values[key]` (absent or null: `default`); WeightsError unless it is a `kind`."""
+    found = values.get(key)
+    found = default if found is None else found
+    if kind is float and type(found) is int:
+        found = float(found)
+    if type(found) is not kind:
+        raise WeightsError(f"{where}: {key}: got {found!r}, expected a {kind.__name__}")
+    return found
+
+
+def size(values: Mapping[str, Any], key: str, where: Path, default: int | None = None) -> int:
+    """Returns `values[key]` as a size; WeightsError unless it is a positive whole number."""
+    found = value(values, key, int, where, default)
+    if found <= 0:
+        raise WeightsError(f"{where}: {key}: got {found}, expected a positive number")
+    return found
+
+
+def build(kind: type[T], where: Path, **fields: Any) -> T:
+    """Returns the dataclass; WeightsError naming `where` when it refuses its fields."""
+    try:
+        return kind(**fields)
+    except ValueError as error:
+        raise WeightsError(f"{where}: {error}") from error
+
+
+def check_keys(
+    values: Mapping[str, Any],
+    where: Path,
+    read: Collection[str],
+    fixed: Mapping[str, tuple],
+    inert: Collection[str],
+) -> None:
+    """Raises WeightsError naming every key that is not known or whose value is not implemented."""
+    problems = [
+        f"{key}: got {values[key]!r}, expected {' or '.join(map(repr, allowed))} (anything else "
+        "changes the computation and is not implemented)"
+        for key, allowed in fixed.items()
+        if key in values and values[key] not in allowed
+    ]
+    unknown = sorted(set(values) - set(read) - set(fixed) - set(inert))
+    problems += [f"{key}: unknown key, it may change the computation" for key in unknown]
+    refuse(where, problems)
+
+
+def read_vision(folder: Path, select_layer: int) -> ClipConfig:
+    """Returns the image encoder's sizes from its folder, a CLIPVisionModel or a whole CLIPModel."""
+    where = folder / "config.json"
+    values = read_json(where)
+    values = values.get("vision_config", values)
+    check_keys(values, where, VISION_READ, VISION_FIXED, VISION_INERT)
+    return build(
+        ClipConfig,
+        where,
+        image_size=size(values, "image_size", where),
+        patch_size=size(values, "patch_size", where),
+        hidden_dim=size(values, "hidden_size", where),
+        num_layers=size(values, "num_hidden_layers", where),
+        num_heads=size(values, "num_attention_heads", where),
+        mlp_dim=size(values, "intermediate_size", where),
+        activation=value(values, "hidden_act", str, where, "quick_gelu"),
+        select_layer=select_layer,
+        norm_eps=value(values, "layer_norm_eps", float, where, 1e-5),
+    )
+
+
+def read_ecg(folder: Path, name: str | None) -> EcgConfig:
+    """Returns the ECG encoder's sizes from NAME.json in `folder`, the tower's.
+
+    Without a name: from the one .json there; without any: the official coca_ViT-B-32.
+    """
+    if name is not None and (not isinstance(name, str) or Path(name).name != name):
+        raise WeightsError(f"open_clip_config: got {name!r}, expected a name without folders")
+    found = sorted(folder.glob("*.json")) if name is None else [folder / f"{name}.json"]
+    if len(found) > 1:
+        names = ", ".join(path.name for path in found)
+        raise WeightsError(
+            f"{folder}: got {names}, expected one .json; name it by open_clip_config"
+        )
+    if not found or not found[0].is_file():
+        if name in (None, COCA_VIT_B_32):
+            return EcgConfig.coca_vit_b_32()
+        raise WeightsError(
+            f"{folder}: got no {name}.json, expected the sizes that open_clip_config names; put it "
+            f"beside the tower (only {COCA_VIT_B_32} is built in)"
+        )
+    return _parse_ecg(found[0])
+
+
+def _parse_ecg(where: Path) -> EcgConfig:
+    top = read_json(where)
+    check_keys(top, where, {"embed_dim", "ecg_cfg"}, ECG_TOP_FIXED, ECG_TOP_INERT)
+    values = value(top, "ecg_cfg", dict, where)
+    check_keys(values, where, ECG_READ, {}, ECG_INERT)
+    return build(
+        EcgConfig,
+        where,
+        seq_length=size(values, "seq_length", where),
+        num_leads=size(values, "lead_num", where),
+        patch_size=size(values, "patch_size", where),
+        width=size(values, "width", where),
+        num_layers=size(values, "layers", where),
+        head_dim=size(values, "head_width", where, 64),
+        mlp_ratio=value(values, "mlp_ratio", float, where, 4.0),
+        embed_dim=size(top, "embed_dim", where),
+    )
+
+
+def ecg_name(config: EcgConfig) -> str:
+    """Returns the `open_clip_config` that an exported ECG encoder goes by."""
+    official = EcgConfig.coca_vit_b_32()
+    same = ecg_json(config) == ecg_json(official)
+    return COCA_VIT_B_32 if same else "ecg_encoder"
+
+
+def ecg_json(config: EcgConfig) -> dict[str, Any]:
+    """Returns open_clip's model config of the ECG encoder (the text towers are not GEM's)."""
+    return {
+        "embed_dim": config.embed_dim,
+        "ecg_cfg": {
+            "seq_length": config.seq_length,
+            "lead_num": config.num_leads,
+            "layers": config.num_layers,
+            "width": config.width,
+            "head_width": config.head_dim,
+            "mlp_ratio": config.mlp_ratio,
+            "patch_size": config.patch_size,
+            "output_tokens": True,
+        },
+    }
+
+
+def write_vision(folder: Path, config: ClipConfig) -> None:
+    """Writes CLIP's config.json and preprocessor_config.json into `folder`."""
+    write_json(
+        folder / "config.json",
+        {
+            "architectures": ["CLIPVisionModel"],
+            "attention_dropout": 0.0,
+            "hidden_act": config.activation,
+            "hidden_size": config.hidden_dim,
+            "image_size": config.image_size,
+            "intermediate_size": config.mlp_dim,
+            "layer_norm_eps": config.norm_eps,
+            "model_type": "clip_vision_model",
+            "num_attention_heads": config.num_heads,
+            "num_channels": 3,
+            "num_hidden_layers": config.num_layers,
+            "patch_size": config.patch_size,
+            "torch_dtype": config.param_dtype,
+        },
+    )
+    write_json(
+        folder / "preprocessor_config.json",
+        {
+            "crop_size": {"height": config.image_size, "width": config.image_size},
+            "do_center_crop": True,
+            "do_convert_rgb": True,
+            "do_normalize": True,
+            "do_rescale": True,
+            "do_resize": True,
+            "image_mean": CLIP_MEAN,
+            "image_processor_type": "CLIPImageProcessor",
+            "image_std": CLIP_STD,
+            "resample": 3,  # Pillow's bicubic
+            "rescale_factor": 1 / 255,
+            "size": {"shortest_edge": config.image_size},
+        },
+    )
