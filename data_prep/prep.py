@@ -1,0 +1,291 @@
+"""Corpus → instruction shards: measured, drawn, asked and answered, written with a manifest.
+
+Each step is a function of its own and keeps what an earlier run finished; the manifest comes
+last, so a folder with a manifest is complete.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from data_prep.instruct import grounding_record
+from data_prep.measure import Measurement, measure_files, measure_waves
+from data_prep.progress import track
+from data_prep.records import BadInput, Record, derive_leads, find, read
+from data_prep.shards import Example, encode, sha256, twelve, write_shard
+from data_prep.teachers import Style
+
+SAMPLE = Path(__file__).parent / "sample"
+SPLITS = ("train", "test")
+# About 1,000 pixels wide: sharp enough for a person, a few ten kilobytes.
+PAGE_DPI = 92
+PACKAGES = ("gem_jax", "array_record", "msgpack", "neurokit2", "numpy", "pillow", "scipy", "wfdb")
+
+
+@dataclass(frozen=True)
+class Item:
+    """One record of a corpus.
+
+    Attributes:
+        id: Names it in shards and manifest.
+        path: Where its files lie, without suffix.
+        ecg: The same, relative to the corpus.
+        split: `train` or `test`.
+        marked: Whether a cardiologist's marks lie beside it.
+        sha256: Of its files, as far as the corpus tells.
+    """
+
+    id: str
+    path: Path
+    ecg: str
+    split: str
+    marked: bool = False
+    sha256: tuple[tuple[str, str], ...] = ()
+
+
+def corpus_items(corpus: str, limit: int | None = None, test_fraction: float = 0.0) -> list[Item]:
+    """Returns the records of the sample or of a folder.
+
+    Args:
+        corpus: `sample`, or a folder of records.
+        limit: At most so many, spread evenly over the corpus.
+        test_fraction: Of a folder's records, drawn by a hash of the id; the sample has its own.
+
+    Raises:
+        BadInput: No such corpus, no record in it, or a limit or fraction out of range.
+    """
+    if limit is not None and limit < 1:
+        raise BadInput(f"--limit: got {limit}, expected 1 or more; leave it out for all records")
+    if not 0.0 <= test_fraction < 1.0:
+        raise BadInput(f"--test-fraction: got {test_fraction}, expected 0 or more and less than 1")
+    if corpus != "sample" and not Path(corpus).is_dir():
+        raise BadInput(f"{corpus}: no such corpus, expected 'sample' or a folder of records")
+    items = _sample() if corpus == "sample" else _folder(Path(corpus), test_fraction)
+    if limit is None or limit >= len(items):
+        return items
+    return [items[k * len(items) // limit] for k in range(limit)]
+
+
+def _sample() -> list[Item]:
+    rows = json.loads((SAMPLE / "manifest.json").read_text())["records"]
+    return [
+        Item(
+            id=row["id"],
+            path=SAMPLE / row["path"],
+            ecg=row["path"],
+            split=row["split"],
+            marked=row["corpus"] == "ludb",
+            sha256=tuple(sorted(row["sha256"].items())),
+        )
+        for row in rows
+    ]
+
+
+def _folder(folder: Path, test_fraction: float) -> list[Item]:
+    items = []
+    for path in find([folder]):
+        name = path.relative_to(folder).as_posix()
+        drawn = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big") / 2**32
+        items.append(Item(name, path, name, "test" if drawn < test_fraction else "train"))
+    return items
+
+
+def measure(
+    items: Sequence[Item], out: Path, processes: int = 2
+) -> tuple[dict[str, Measurement], dict[str, str]]:
+    """Returns the measurement of each record by id, and why the others were skipped."""
+    raise_if_changed(items)
+    measured: dict[str, Measurement] = {}
+    skipped: dict[str, str] = {}
+    results = measure_files(
+        [item.path for item in items], processes=processes, cache_dir=out / "measurements"
+    )
+    for item, result in zip(items, track(results, len(items), "measure"), strict=True):
+        if isinstance(result, Measurement):
+            measured[item.id] = result
+        else:
+            skipped[item.id] = str(result)
+    return measured, skipped
+
+
+def raise_if_changed(items: Sequence[Item]) -> None:
+    """Checks the records' files against the checksums that the corpus gives.
+
+    Raises:
+        BadInput: A file is missing or differs.
+    """
+    for item in items:
+        for name, expected in item.sha256:
+            path = item.path.parent / Path(name).name
+            if not path.is_file() or sha256(path) != expected:
+                found = sha256(path)[:12] if path.is_file() else "no file"
+                raise BadInput(
+                    f"{path}: got {found}, expected SHA-256 {expected[:12]}…; restore the sample"
+                )
+
+
+def render(items: Sequence[Item], out: Path) -> dict[str, str]:
+    """Draws each record's page below `out` and returns the pages' paths by id, relative to `out`.
+
+    A page that shows the same signal already is kept.
+    """
+    pages = {}
+    for item in track(items, len(items), "render"):
+        pages[item.id] = f"images/{item.id}.png"
+        _draw_page(load(item.path), out / pages[item.id])
+    return pages
+
+
+def load(path: Path) -> Record:
+    """Returns the record with the limb leads that can be derived."""
+    return derive_leads(read(path))
+
+
+def _draw_page(record: Record, path: Path) -> None:
+    from PIL import Image
+    from PIL.PngImagePlugin import PngInfo
+
+    from data_prep.render import render as draw
+
+    shown = hashlib.sha256(record.signal_mv.tobytes())
+    shown.update(f"{record.leads} {record.sampling_rate_hz} {PAGE_DPI} {_versions()}".encode())
+    if path.is_file():
+        with Image.open(path) as image:
+            if image.info.get("shown") == shown.hexdigest():
+                return
+    info = PngInfo()
+    info.add_text("shown", shown.hexdigest())
+    content = io.BytesIO()
+    draw(record, dpi=PAGE_DPI).image.save(content, "PNG", pnginfo=info)
+    _write(path, content.getvalue())
+
+
+def instruct(
+    items: Iterable[Item],
+    measured: Mapping[str, Measurement],
+    pages: Mapping[str, str],
+    style: Style,
+) -> list[Example]:
+    """Returns each record's example: signal, measurement, conversation, and truth where marked."""
+    examples = []
+    for item in items:
+        record, m = load(item.path), measured[item.id]
+        report = str(record.meta.get("report") or "")
+        conversation = grounding_record(m, item.id, item.ecg, pages[item.id], style, report)
+        truth = marked_truth(item, record) if item.marked else None
+        rate_hz = record.sampling_rate_hz
+        examples.append(
+            Example(conversation, m.to_json(), twelve(record), rate_hz, item.split, truth)
+        )
+    return examples
+
+
+def marked_truth(item: Item, record: Record) -> dict[str, Any]:
+    """Returns the summary measured within the cardiologists' marks, as `measure` prints it."""
+    from data_prep.marks import read_marks
+
+    return measure_waves(record, read_marks(item.path)).to_json()["global"]
+
+
+def write(
+    items: Sequence[Item],
+    examples: Sequence[Example],
+    out: Path,
+    settings: Mapping[str, Any],
+    skipped: Mapping[str, str],
+) -> Path:
+    """Writes a shard a split, then the manifest, and returns the manifest's path."""
+    (out / "shards").mkdir(parents=True, exist_ok=True)
+    shards = {}
+    for split in SPLITS:
+        elements = [encode(example) for example in examples if example.split == split]
+        path = out / "shards" / f"{split}-00000-of-00001.array_record"
+        path.unlink(missing_ok=True)
+        if elements:
+            digest = write_shard(path, elements)
+            shards[split] = {
+                "path": path.relative_to(out).as_posix(),
+                "records": len(elements),
+                "sha256": digest,
+            }
+    kept = {example.record["id"]: example.record for example in examples}
+    records = [
+        {"id": i.id, "ecg": i.ecg, "image": kept[i.id]["image"], "split": i.split}
+        for i in items
+        if i.id in kept
+    ]
+    manifest = {
+        **settings,
+        "versions": _versions(),
+        "shards": shards,
+        "records": records,
+        "skipped": [{"id": name, "reason": reason} for name, reason in skipped.items()],
+    }
+    path = out / "manifest.json"
+    _write(path, (json.dumps(manifest, indent=1) + "\n").encode())
+    return path
+
+
+def _versions() -> dict[str, str]:
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            versions[package] = "not installed"
+    return versions
+
+
+def _write(path: Path, content: bytes) -> None:
+    partial = path.with_name(path.name + ".partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_bytes(content)
+        os.replace(partial, path)
+    except OSError as error:
+        raise BadInput(f"{path}: cannot be written ({error.strerror}); choose another --out") from error
+
+
+def main(
+    corpus: str,
+    *,
+    out: Path,
+    style: Style = "full",
+    limit: int | None = None,
+    test_fraction: float = 0.0,
+    processes: int = 2,
+) -> int:
+    """Turn a corpus into instruction shards: measurements, pages, questions, answers, manifest.
+
+    Args:
+        corpus: `sample`, or a folder of records.
+        out: Folder to write; an interrupted run goes on in it.
+        style: Of the answers: a paragraph, or a fixed row of short sentences for small models.
+        limit: Use at most so many records, spread evenly over the corpus.
+        test_fraction: Share of a folder's records held out as `test`, drawn by a hash of the id.
+        processes: How many processes measure.
+    """
+    items = corpus_items(corpus, limit, test_fraction)
+    (out / "manifest.json").unlink(missing_ok=True)
+    measured, skipped = measure(items, out, processes)
+    good = [item for item in items if item.id in measured]
+    if not good:
+        name, reason = next(iter(skipped.items()))
+        raise BadInput(f"{corpus}: none of {len(items)} records can be used; {name}: {reason}")
+    pages = render(good, out)
+    examples = instruct(good, measured, pages, style)
+    settings = {"corpus": corpus, "style": style, "limit": limit, "test_fraction": test_fraction}
+    manifest = write(items, examples, out, settings, skipped)
+    for name, reason in skipped.items():
+        print(f"skipped {name}: {reason}", file=sys.stderr)
+    print(f"{len(good)} records, {len(skipped)} skipped: {manifest}")
+    return 0
