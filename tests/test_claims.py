@@ -1,0 +1,186 @@
+"""Claims of a text: found with their place, and judged against the measurement."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from synthetic import ecg
+
+from data_prep.claims import TOLERANCES, Claim, check, parse
+from data_prep.measure import Measurement, measure_waves
+from data_prep.teachers import template_answer
+
+AT_LEAST = {"full": 30, "brief": 8}
+
+
+def measured(**kinds) -> Measurement:
+    return measure_waves(*ecg(**kinds))
+
+
+def summary(text: str) -> list[tuple]:
+    return [(c.quantity, c.value, c.leads, c.negated) for c in parse(text)]
+
+
+def verdicts(text: str, m: Measurement) -> list[str]:
+    return [v.verdict for v in check(parse(text), m)]
+
+
+NUMBERS = [
+    ("Heart rate of 75 bpm.", "heart_rate_bpm", 75),
+    ("The ventricular rate is about 75 beats per minute", "heart_rate_bpm", 75),
+    ("Sinus rhythm at 75/min", "heart_rate_bpm", 75),
+    ("Rate: 75", "heart_rate_bpm", 75),
+    ("PR 160 ms", "pr_ms", 160),
+    ("PR interval: 0.16 s", "pr_ms", 160),
+    ("the PR interval is prolonged at 220 msec", "pr_ms", 220),
+    ("QRS duration of 92 ms", "qrs_ms", 92),
+    ("QRS is narrow (92 ms)", "qrs_ms", 92),
+    ("QT interval 380 milliseconds", "qt_ms", 380),
+    ("QTc 440 ms", "qtc_bazett_ms", 440),
+    ("QTc (Bazett) = 440 ms", "qtc_bazett_ms", 440),
+    ("QTc Fridericia 430 ms", "qtc_fridericia_ms", 430),
+    ("QTcF 430 ms", "qtc_fridericia_ms", 430),
+    ("axis -30°", "axis_deg", -30),
+    ("axis of −30 degrees", "axis_deg", -30),
+    ("Axis normal, 45 degrees.", "axis_deg", 45),
+    ("Left axis deviation at -45°.", "axis_deg", -45),
+]
+
+
+@pytest.mark.parametrize(("text", "quantity", "value"), NUMBERS)
+def test_numbers_are_found(text: str, quantity: str, value: float) -> None:
+    found = [claim for claim in parse(text) if claim.quantity == quantity]
+    assert [claim.value for claim in found] == [pytest.approx(value)]
+    assert re.search(r"\d", text[found[0].start : found[0].end])
+
+
+WORDS = [
+    ("normal axis", [("axis_category", "normal", (), False)]),
+    ("left axis deviation", [("axis_category", "left", (), False)]),
+    ("No right axis deviation.", [("axis_category", "right", (), True)]),
+    ("The axis is deviated to the right", [("axis_category", "right", (), False)]),
+    ("QRS is narrow", [("qrs_wide", False, (), False)]),
+    ("wide QRS complexes", [("qrs_wide", True, (), False)]),
+    ("QRS is not widened", [("qrs_wide", True, (), True)]),
+    ("No ST elevation.", [("st_elevation", True, (), True)]),
+    ("ST depression in V5-V6", [("st_depression", True, ("V5", "V6"), False)]),
+    (
+        "T inverted in V1 and aVR",
+        [("t_polarity", "inverted", ("V1",), False), ("t_polarity", "inverted", ("aVR",), False)],
+    ),
+    (
+        "T upright in inferior leads, flat in lead III",
+        [
+            ("t_polarity", "upright", ("II", "III", "aVF"), False),
+            ("t_polarity", "flat", ("III",), False),
+        ],
+    ),
+    ("No T-wave inversion in V4.", [("t_polarity", "inverted", ("V4",), True)]),
+    ("regular rhythm", [("rhythm_regular", True, (), False)]),
+    ("The rhythm is irregularly irregular", [("rhythm_regular", False, (), False)]),
+    ("sinus tachycardia", [("rhythm", "sinus tachycardia", (), False)]),
+    ("no atrial fibrillation", [("rhythm", "atrial fibrillation", (), True)]),
+    ("Transition zone in V4", [("transition_lead", "V4", (), False)]),
+    ("no P waves", [("p_present", True, (), True)]),
+    ("R wave of 1.40 mV in V5", [("r_amp_mv", 1.4, ("V5",), False)]),
+    ("First-degree AV block", [("pr_prolonged", True, (), False)]),
+    ("The patient is 60 years old, seen in 2021.", []),
+]
+
+
+@pytest.mark.parametrize(("text", "expected"), WORDS)
+def test_words_are_found(text: str, expected: list) -> None:
+    assert summary(text) == expected
+
+
+def test_claims_know_their_place() -> None:
+    text = "Regular. Heart rate 72 bpm; axis 45°."
+    for claim in parse(text):
+        assert text[claim.start : claim.end] == claim.text
+    assert [claim.start for claim in parse(text)] == sorted(c.start for c in parse(text))
+
+
+RECORDS = st.fixed_dictionaries(
+    {
+        "rate_bpm": st.integers(45, 140),
+        "axis_deg": st.integers(-179, 180),
+        "t_mv": st.sampled_from([-0.3, -0.1, 0.02, 0.1, 0.3]),
+        "with_p": st.booleans(),
+        "jitter_ms": st.sampled_from([0.0, 20.0, 150.0]),
+        "seed": st.integers(0, 5),
+    }
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(kinds=RECORDS, style=st.sampled_from(["full", "brief"]), name=st.integers(0, 99))
+def test_every_teacher_text_is_supported(kinds: dict, style: str, name: int) -> None:
+    m = measured(**kinds)
+    text = template_answer(m, str(name), style)
+    judged = check(parse(text), m)
+    assert [v for v in judged if v.verdict != "supported"] == [], text
+    assert len(judged) >= AT_LEAST[style], text
+
+
+@pytest.mark.parametrize("style", ["full", "brief"])
+@pytest.mark.parametrize("name", range(6))
+def test_each_number_of_the_teacher_corrupted_is_contradicted(style: str, name: int) -> None:
+    m = measured()
+    text = template_answer(m, str(name), style)
+    numbers = [c for c in parse(text) if c.unit in ("bpm", "ms", "deg", "mV")]
+    assert {"heart_rate_bpm", "axis_deg"} <= {claim.quantity for claim in numbers}
+    for claim in numbers:
+        digits = list(re.finditer(r"\d+(?:\.\d+)?", claim.text))[-1]
+        worse = f"{float(digits.group()) * 2 + 60:.0f}"
+        at = claim.start + digits.start()
+        corrupted = text[:at] + worse + text[claim.start + digits.end() :]
+        wrong = [v.claim.quantity for v in check(parse(corrupted), m) if v.verdict != "supported"]
+        assert wrong == [claim.quantity], (claim.text, corrupted)
+
+
+@pytest.mark.parametrize("style", ["full", "brief"])
+def test_another_patients_measurement_contradicts(style: str) -> None:
+    text = template_answer(measured(), "a", style)
+    other = measured(rate_bpm=110, axis_deg=-70, t_mv=-0.3)
+    wrong = {v.claim.quantity for v in check(parse(text), other) if v.verdict == "contradicted"}
+    assert {"heart_rate_bpm", "axis_deg", "axis_category", "t_polarity"} <= wrong
+
+
+def test_tolerances_are_kept_at_both_ends() -> None:
+    m = measured()
+    assert m.summary["heart_rate_bpm"] == pytest.approx(72, abs=0.5)
+    assert verdicts("Rate 75 bpm.", m) == ["supported"]
+    assert verdicts("Rate 80 bpm.", m) == ["contradicted"]
+    assert verdicts("Axis 55°.", m) == ["supported"]
+    assert verdicts("Axis 65°.", m) == ["contradicted"]
+    around = dataclasses.replace(m, summary={**m.summary, "axis_deg": 178.0})
+    assert verdicts("Axis -175°.", around) == ["supported"]
+    assert verdicts("Extreme axis.", around) == ["supported"]
+    assert verdicts("Left axis deviation.", around) == ["contradicted"]
+
+
+def test_negation_turns_the_verdict() -> None:
+    m = measured()
+    assert verdicts("No ST elevation.", m) == ["supported"]
+    assert verdicts("ST elevation in V2 and V3.", m) == ["contradicted"]
+    assert verdicts("No T wave inversion in V4.", m) == ["supported"]
+    assert verdicts("T wave inversion in V4.", m) == ["contradicted"]
+    assert verdicts("QRS not widened.", m) == ["supported"]
+    assert verdicts("No P waves.", m) == ["contradicted"]
+
+
+def test_what_was_not_measured_is_unverifiable() -> None:
+    m = measured()
+    nothing = dataclasses.replace(m, summary={**m.summary, "axis_deg": None})
+    assert verdicts("Normal axis at 45°.", nothing) == ["unverifiable"] * 2
+    strange = Claim("u_amp_mv", 0.1, "mV", 0, 1, ("V2",), "x")
+    assert check([strange], m)[0].verdict == "unverifiable"
+
+
+def test_every_tolerance_has_its_reason() -> None:
+    assert all(bound.reason for bound in TOLERANCES.values())
+    assert set(TOLERANCES) >= {"heart_rate_bpm", "axis_deg", "pr_ms", "qrs_ms", "qt_ms"}
