@@ -71,6 +71,12 @@ def some(items: list[str], separator: str = ", ") -> str:
     return separator.join(items[:SHOWN] + rest)
 
 
+def require_free(dest: Path) -> None:
+    """Raises WeightsError unless `dest` is new or an empty folder."""
+    if dest.exists() and not (dest.is_dir() and not any(dest.iterdir())):
+        raise WeightsError(f"{dest}: exists, expected a new folder; remove it or name another")
+
+
 def open_folder(folder: Path) -> Shards:
     """Returns the tensors of `folder`: model.safetensors, else the shards that its index names.
 

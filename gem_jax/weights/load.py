@@ -1,21 +1,11 @@
-"""`gem-jax import`: an official GEM folder → our checkpoint, bit for bit and strictly."""
+"""`gem-jax import`: an official GEM folder → our checkpoint."""
 
-import dataclasses
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
-import jax
-import numpy as np
-from flax import traverse_util
-
-from gem_jax import checkpoint
-from gem_jax.models.gem import GemConfig, abstract_params
-from gem_jax.weights.files import Shards, WeightsError, open_folder, refuse, some
-from gem_jax.weights.hf_config import Official, read_official
-from gem_jax.weights.names import VISION_PREFIX, Slot, gem_slots, vision_slots
+from gem_jax.weights.files import WeightsError, require_free
 
 TOKENIZER_FILES = (
     "tokenizer.model",
@@ -28,13 +18,9 @@ TOKENIZER_FILES = (
     "chat_template.jinja",
 )
 TOKENIZERS = ("tokenizer.model", "tokenizer.json", "vocab.json")
-# Tables that older releases of transformers saved and that follow from the config.
-DERIVED = (".rotary_emb.inv_freq", ".embeddings.position_ids")
-# The text half of a whole CLIPModel.
-CLIP_TEXT = ("text_model.", "text_projection.", "visual_projection.", "logit_scale")
 
 
-def main(source: Path, dest: Path, *, vision: Path | None = None) -> None:
+def main(source: Path, dest: Path, /, *, vision: Path | None = None) -> None:
     """Import an official GEM checkpoint (Hugging Face layout, safetensors).
 
     Args:
@@ -42,6 +28,11 @@ def main(source: Path, dest: Path, *, vision: Path | None = None) -> None:
         dest: New folder: our checkpoint with config.json and tokenizer/.
         vision: Folder of the image encoder, instead of the config's mm_vision_tower.
     """
+    # Here, not above: `--help` need not wait for JAX.
+    from gem_jax import checkpoint
+    from gem_jax.weights.model_card import describe
+    from gem_jax.weights.read import read_gem
+
     require_free(dest)
     if not (source / "config.json").is_file():
         raise WeightsError(f"{source}: got no config.json, expected the folder of a checkpoint")
@@ -57,139 +48,8 @@ def main(source: Path, dest: Path, *, vision: Path | None = None) -> None:
     print(f"{dest}: imported {describe(params)}", file=sys.stderr)
 
 
-def read_gem(source: Path, vision: Path | None = None) -> tuple[GemConfig, dict]:
-    """Returns (config, parameters as numpy arrays) of the official folder `source`.
-
-    Nothing is rounded: each part keeps the dtype of its tensors.
-
-    Raises:
-        WeightsError: once, naming all tensors that are missing, unknown, repeated, of a wrong
-            shape or of a dtype unlike the rest of their part.
-    """
-    official = read_official(source, vision)
-    sources = _sources(source, official)
-    shapes = _flat(abstract_params(official.config))
-    refuse(source, [text for shards, slots in sources for text in _problems(shards, slots, shapes)])
-    config = _with_dtypes(official.config, sources)
-    arrays = {
-        path: np.empty(leaf.shape, leaf.dtype)
-        for path, leaf in _flat(abstract_params(config)).items()
-    }
-    for shards, slots in sources:
-        for name, slot in slots.items():
-            tensor = shards.read(name)
-            place = ... if slot.layer is None else slot.layer
-            arrays[slot.path][place] = tensor if slot.axes is None else tensor.transpose(slot.axes)
-    return config, traverse_util.unflatten_dict(arrays, sep="/")
-
-
-def require_free(dest: Path) -> None:
-    """Raises WeightsError unless `dest` is new or an empty folder."""
-    if dest.exists() and not (dest.is_dir() and not any(dest.iterdir())):
-        raise WeightsError(f"{dest}: exists, expected a new folder; remove it or name another")
-
-
-def describe(params: dict) -> str:
-    """Returns the number of parameters, whole and by part, for people."""
-    counts = {
-        part: sum(leaf.size for leaf in jax.tree.leaves(tree)) for part, tree in params.items()
-    }
-    parts = ", ".join(f"{part} {count:,}" for part, count in counts.items())
-    return f"{sum(counts.values()):,} parameters ({parts})"
-
-
-def _sources(source: Path, official: Official) -> list[tuple[Shards, dict[str, Slot]]]:
-    """Returns each folder's tensors with the slots they fill."""
-    shards, slots = open_folder(source), gem_slots(official.config)
-    if official.own_vision:
-        return [(shards, slots)]
-    # The original builds this tower from its own folder and ignores the checkpoint's copy.
-    own = {name: entry for name, entry in shards.entries.items() if _not_vision(name)}
-    slots = {name: slot for name, slot in slots.items() if _not_vision(name)}
-    tower = open_folder(official.vision_dir)
-    kept = {name: e for name, e in tower.entries.items() if not name.startswith(CLIP_TEXT)}
-    return [
-        (Shards(source, own), slots),
-        (Shards(tower.folder, kept), vision_slots(official.config, "")),
-    ]
-
-
-def _not_vision(name: str) -> bool:
-    return not name.startswith(VISION_PREFIX)
-
-
-def _problems(shards: Shards, slots: dict[str, Slot], shapes: dict) -> Iterator[str]:
-    entries = shards.entries
-    missing = [name for name in slots if name not in entries]
-    unknown = [
-        name
-        for name in entries
-        if name not in slots and not name.endswith(DERIVED) and not _is_tied_head(shards, name)
-    ]
-    if missing:
-        yield f"{shards.folder}: {len(missing)} tensors are missing: {some(missing)}"
-    if unknown:
-        yield f"{shards.folder}: {len(unknown)} unknown tensors: {some(unknown)}"
-    dtypes: dict[str, str] = {}
-    for name, slot in slots.items():
-        if name in entries:
-            expected = _official_shape(shapes[slot.path].shape, slot)
-            if entries[name].shape != expected:
-                yield f"{name}: got shape {entries[name].shape}, expected {expected}"
-            dtype = dtypes.setdefault(_part(slot), entries[name].dtype)
-            if entries[name].dtype != dtype:
-                yield f"{name}: got {entries[name].dtype}, expected {dtype} like its neighbours"
-
-
-def _is_tied_head(shards: Shards, name: str) -> bool:
-    """Whether `name` only repeats the embedding table, as some tied checkpoints do."""
-    table = "model.embed_tokens.weight"
-    if name != "lm_head.weight" or table not in shards.entries:
-        return False
-    head, embedding = shards.read(name), shards.read(table)
-    return head.dtype == embedding.dtype and head.tobytes() == embedding.tobytes()
-
-
-def _official_shape(shape: tuple[int, ...], slot: Slot) -> tuple[int, ...]:
-    ours = shape if slot.layer is None else shape[1:]
-    if slot.axes is None:
-        return ours
-    return tuple(ours[slot.axes.index(axis)] for axis in range(len(ours)))
-
-
-def _part(slot: Slot) -> str:
-    """Returns the part whose config holds the slot's dtype: the projectors follow the LLM."""
-    part = slot.path.split("/")[0]
-    return part if part in ("ecg_tower", "vision_tower") else "llm"
-
-
-def _with_dtypes(config: GemConfig, sources: list[tuple[Shards, dict[str, Slot]]]) -> GemConfig:
-    stored = {
-        _part(slot): shards.entries[name].dtype
-        for shards, slots in sources
-        for name, slot in slots.items()
-    }
-
-    ecg, vision, llm = (stored[part] for part in ("ecg_tower", "vision_tower", "llm"))
-    return dataclasses.replace(
-        config,
-        ecg=dataclasses.replace(config.ecg, param_dtype=ecg, dtype=_compute_dtype(ecg)),
-        vision=dataclasses.replace(config.vision, param_dtype=vision, dtype=_compute_dtype(vision)),
-        llm=dataclasses.replace(config.llm, param_dtype=llm, dtype=_compute_dtype(llm)),
-    )
-
-
-def _compute_dtype(stored: str) -> str:
-    # Half precision overflows at 65,504: float16 weights are computed with in float32.
-    return "bfloat16" if stored == "bfloat16" else "float32"
-
-
 def _tokenizer_files(source: Path) -> list[Path]:
     found = [source / name for name in TOKENIZER_FILES if (source / name).is_file()]
     if not any(path.name in TOKENIZERS for path in found):
         raise WeightsError(f"{source}: got no tokenizer, expected one of {', '.join(TOKENIZERS)}")
     return found
-
-
-def _flat(tree: dict) -> dict:
-    return traverse_util.flatten_dict(tree, sep="/")

@@ -1,5 +1,7 @@
 """The README.md of an exported folder: what is in it and how the original code loads it."""
 
+import jax
+
 from gem_jax.models.gem import GemConfig
 from gem_jax.weights.hf_config import ECG_DIR, VISION_DIR
 
@@ -49,3 +51,12 @@ def model_card(config: GemConfig, parameters: str) -> str:
         vision_dir=VISION_DIR,
         ecg_dir=ECG_DIR,
     )
+
+
+def describe(params: dict) -> str:
+    """Returns the number of parameters, whole and by part, for people."""
+    counts = {
+        part: sum(leaf.size for leaf in jax.tree.leaves(tree)) for part, tree in params.items()
+    }
+    parts = ", ".join(f"{part} {count:,}" for part, count in counts.items())
+    return f"{sum(counts.values()):,} parameters ({parts})"

@@ -1,28 +1,13 @@
-"""`gem-jax export`: our checkpoint → a folder in the official Hugging Face layout."""
+"""`gem-jax export`: our checkpoint → a folder in a Hugging Face layout."""
 
-import shutil
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-from flax import traverse_util
-
-from gem_jax.checkpoint import load_params, locate
-from gem_jax.models.gem import GemConfig
-from gem_jax.weights.files import SHARD_BYTES, write_file, write_folder, write_json
-from gem_jax.weights.hf_config import ECG_DIR, VISION_DIR, config_json, generation_json
-from gem_jax.weights.load import describe, require_free
-from gem_jax.weights.model_card import model_card
-from gem_jax.weights.names import Slot, ecg_slots, gem_slots, vision_slots
-from gem_jax.weights.tower_config import ecg_json, ecg_name, write_vision
-
-# The names under which the encoder's pretraining saves it.
-ECG_FILE_PREFIX = "module.ecg."
+from gem_jax.weights.files import require_free
 
 
-def main(checkpoint: Path, dest: Path, *, layout: Literal["official"] = "official") -> None:
+def main(checkpoint: Path, dest: Path, /, *, layout: Literal["official"] = "official") -> None:
     """Export a checkpoint to Hugging Face files that the original GEM's layout has.
 
     Args:
@@ -30,56 +15,13 @@ def main(checkpoint: Path, dest: Path, *, layout: Literal["official"] = "officia
         dest: New folder.
         layout: `official` is LLaVA's and GEM's, LlavaLlamaForCausalLM or LlavaQwenForCausalLM.
     """
+    # Here, not above: `--help` need not wait for JAX.
+    from gem_jax.checkpoint import load_params, locate
+    from gem_jax.weights.model_card import describe
+    from gem_jax.weights.write import write_gem
+
     require_free(dest)
     located = locate(checkpoint)
     config, params = load_params(checkpoint)
     write_gem(dest, config, params, located.tokenizer)
     print(f"{dest}: exported {describe(params)} in the {layout} layout", file=sys.stderr)
-
-
-def write_gem(
-    dest: Path, config: GemConfig, params: dict, tokenizer: Path, shard_bytes: int = SHARD_BYTES
-) -> None:
-    """Writes the official folder `dest` in one step: it appears when it is whole.
-
-    Raises:
-        WeightsError: for a model that the official layout has no words for; nothing is written.
-    """
-    values = config_json(config)
-    partial = dest.with_name(f"{dest.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    write_json(partial / "config.json", values)
-    write_json(partial / "generation_config.json", generation_json(config))
-    (partial / "README.md").write_text(model_card(config, describe(params)), encoding="utf-8")
-    for path in sorted(tokenizer.iterdir()):
-        shutil.copyfile(path, partial / path.name)
-    write_folder(partial, _tensors(params, gem_slots(config)), shard_bytes)
-    _write_towers(partial, config, params, shard_bytes)
-    partial.replace(dest)
-
-
-def _write_towers(folder: Path, config: GemConfig, params: dict, shard_bytes: int) -> None:
-    """Writes both towers once more, where config.json points to, as the original expects them."""
-    vision, ecg = folder / VISION_DIR, folder / ECG_DIR
-    vision.mkdir()
-    write_vision(vision, config.vision)
-    write_folder(vision, _tensors(params, vision_slots(config, "")), shard_bytes)
-    ecg.mkdir()
-    name = ecg_name(config.ecg)
-    write_json(ecg / f"{name}.json", ecg_json(config.ecg))
-    tensors = dict(_tensors(params, ecg_slots(config, ECG_FILE_PREFIX)))
-    write_file(ecg / f"{name}.safetensors", tensors)
-
-
-def _tensors(params: dict, slots: dict[str, Slot]) -> Iterator[tuple[str, np.ndarray]]:
-    """Yields the official tensors, one stacked parameter of ours after the other."""
-    flat = traverse_util.flatten_dict(params, sep="/")
-    by_path: dict[str, list[tuple[str, Slot]]] = {}
-    for name, slot in slots.items():
-        by_path.setdefault(slot.path, []).append((name, slot))
-    for path, rows in by_path.items():
-        stacked = np.asarray(flat[path])
-        for name, slot in rows:
-            ours = stacked if slot.layer is None else stacked[slot.layer]
-            yield name, ours if slot.axes is None else ours.transpose(np.argsort(slot.axes))
