@@ -14,7 +14,7 @@ import numpy as np
 from data_prep.records import LEADS, BadInput, canonical_order, without_suffix
 from data_prep.waves import FIDUCIALS, Waves
 
-# QRS peaks of one heartbeat lie up to 130 ms apart between leads (bundle branch block, paced), those of
+# QRS peaks of one heartbeat lie up to 145 ms apart between leads (bundle branch block, paced), those of
 # two heartbeats at least 260 ms.
 _SAME_BEAT_S = 0.16
 # Longest PR: a P wave farther ahead was not conducted to this QRS.

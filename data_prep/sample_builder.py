@@ -181,21 +181,21 @@ def _draw(strata: Sequence[Sequence[str]], rng: random.Random, size: int) -> set
 
 
 def _unlikeness(traits: Mapping[str, Traits], test: set[str]) -> float:
-    """The larger of the greatest gaps between the distributions of rate and of axis in the two splits."""
+    """How far the two splits differ in rate or axis, whichever differs more."""
     return max(
-        _greatest_gap(
-            np.array([getattr(traits[name], what) for name in traits if name in test]),
-            np.array([getattr(traits[name], what) for name in traits if name not in test]),
+        _quantile_gap(
+            [getattr(trait, what) for name, trait in traits.items() if name in test],
+            [getattr(trait, what) for name, trait in traits.items() if name not in test],
         )
         for what in ("rate_bpm", "axis_deg")
     )
 
 
-def _greatest_gap(first: Float[np.ndarray, "A"], second: Float[np.ndarray, "B"]) -> float:
-    """The Kolmogorov-Smirnov distance of two samples."""
-    points = np.concatenate([first, second])
-    shares = [np.searchsorted(np.sort(part), points, side="right") / len(part) for part in (first, second)]
-    return float(np.abs(shares[0] - shares[1]).max())
+def _quantile_gap(first: Sequence[float], second: Sequence[float]) -> float:
+    """Mean distance of the quantiles from least to greatest, in standard deviations."""
+    levels = np.linspace(0, 1, 21)
+    gaps = np.abs(np.quantile(first, levels) - np.quantile(second, levels))
+    return float(gaps.mean() / np.std([*first, *second]))
 
 
 def _write_ptbxl(source: Path, out: Path) -> list[str]:
@@ -242,7 +242,7 @@ def _spread(rows: Mapping[str, dict], traits: Mapping[str, Traits]) -> list[str]
             codes = ast.literal_eval(row["scp_codes"])
             if held[code] < count and code in codes and name not in chosen:
                 chosen.append(name)
-                held.update(codes)
+                held.update(list(codes))
     position = {name: _position(trait) for name, trait in traits.items()}
     while len(chosen) < NUM_PTBXL:
         rest = [name for name in position if name not in chosen]
