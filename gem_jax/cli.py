@@ -18,6 +18,8 @@ from pathlib import Path
 from types import FrameType, ModuleType
 from typing import NamedTuple, NoReturn
 
+from gem_jax.usage import bind
+
 
 class Verb(NamedTuple):
     """The module of a verb and what it does, in one line."""
@@ -63,7 +65,13 @@ def overview() -> str:
     """Returns the help of `gem-jax`: every verb with its line."""
     lines = [f"  {name:<10} {verb.does}" for name, verb in VERBS.items()]
     return "\n".join(
-        ["usage: gem-jax VERB [--help] …", "", *lines, "", "Research software, not a medical device."]
+        [
+            "usage: gem-jax VERB [--help] …",
+            "",
+            *lines,
+            "",
+            "Research software, not a medical device.",
+        ]
     )
 
 
@@ -95,9 +103,7 @@ def _run(verb: str, args: list[str], prog: str) -> int:
     module: ModuleType = importlib.import_module(name)
     if hasattr(module, "cli"):
         return int(module.cli(args))
-    import tyro
-
-    return int(tyro.cli(module.main, args=args, prog=prog) or 0)
+    return int(bind(module.main, args, prog)() or 0)
 
 
 def _syntax(module: str) -> ast.Module:

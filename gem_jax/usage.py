@@ -1,0 +1,64 @@
+"""A function's typed arguments as a command line, with bad usage told in one line."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import inspect
+import io
+import re
+import sys
+import typing
+from collections.abc import Callable, Sequence
+from typing import Any
+
+FRAME = re.compile(r"[╭╮╰╯│─]+")
+
+
+def bind(main: Callable[..., Any], args: Sequence[str], prog: str) -> Callable[[], Any]:
+    """Returns `main` with its arguments read from a command line, not yet called.
+
+    What stands before the `*` in its signature is positional, the rest are flags.
+
+    Raises:
+        SystemExit: 0 after `--help`, 2 after one line on stderr about bad usage.
+    """
+    import tyro
+
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            bound: Callable[[], Any] = tyro.cli(_binder(main), args=args, prog=prog)
+    except SystemExit:
+        if said.getvalue():
+            print(one_line(said.getvalue(), prog), file=sys.stderr)
+        raise
+    return bound
+
+
+def one_line(box: str, prog: str) -> str:
+    """Returns tyro's framed message about bad usage as one line."""
+    text = " ".join(FRAME.sub(" ", box).split())
+    return f"{prog}: {text.split(' For full helptext')[0]}; see {prog} --help"
+
+
+def _binder(main: Callable[..., Any]) -> Callable[..., Callable[[], Any]]:
+    """Returns a function with the arguments of `main` that only binds them."""
+    hints = typing.get_type_hints(main, include_extras=True)
+    signature = inspect.signature(main)
+
+    @functools.wraps(main)
+    def binder(*args: Any, **kwargs: Any) -> Callable[[], Any]:
+        return functools.partial(main, *args, **kwargs)
+
+    parameters = [
+        parameter.replace(
+            annotation=hints[name],
+            kind=parameter.POSITIONAL_ONLY
+            if parameter.kind is parameter.POSITIONAL_OR_KEYWORD
+            else parameter.kind,
+        )
+        for name, parameter in signature.parameters.items()
+    ]
+    binder.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    return binder
