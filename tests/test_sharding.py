@@ -1,0 +1,166 @@
+"""The sharding table: each parameter by exactly one rule, and the same logits on any mesh."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import optax
+import pytest
+from jax.sharding import AbstractMesh
+from jax.sharding import PartitionSpec as P
+
+from experiments.demo import model as demo_model
+from gem_jax import sharding
+from gem_jax.config import ConfigError, MeshConfig
+from gem_jax.models.clip import ClipConfig
+from gem_jax.models.ecg import EcgConfig
+from gem_jax.models.gem import Batch, Gem, GemConfig, abstract_batch, abstract_params
+from gem_jax.models.llm import LlmConfig
+from gem_jax.models.pretrain import Pretrain
+
+MESHES = ((8, 1, 1), (1, 8, 1), (2, 2, 2))
+MESH = AbstractMesh((2, 2, 2), sharding.AXES)
+
+
+def gem_7b(qkv_bias: bool = False) -> GemConfig:
+    llm = LlmConfig(32000, 4096, 32, 32, 32, 128, 11008, 10000.0, 1e-5, qkv_bias=qkv_bias)
+    ecg, vision = EcgConfig.coca_vit_b_32(), ClipConfig.vit_l_14_336()
+    return GemConfig(ecg, vision, llm, "linear", "mlp2x_gelu", 1, 2, 0, "ori", 4096)
+
+
+def paths(tree) -> dict:
+    return {sharding._path(keys): leaf for keys, leaf in jax.tree.leaves_with_path(tree)}
+
+
+def stage_0_params(config: GemConfig):
+    batch = abstract_batch(config, 1, 8)
+    return jax.eval_shape(Pretrain(config).init, jax.random.key(0), batch)["params"]
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        pytest.param(lambda: abstract_params(demo_model()), id="demo"),
+        pytest.param(lambda: stage_0_params(demo_model()), id="stage 0"),
+        pytest.param(lambda: abstract_params(gem_7b()), id="GEM-7B"),
+        pytest.param(lambda: abstract_params(gem_7b(qkv_bias=True)), id="Qwen"),
+    ],
+)
+def test_every_parameter_has_exactly_one_rule(params):
+    for path, leaf in paths(params()).items():
+        spec = sharding.param_spec(path)
+        assert len(spec) <= len(leaf.shape), path
+        if "/layers/" in path or "/blocks/" in path:
+            assert not spec or spec[0] is None, f"{path}: the scanned axis is cut"
+
+
+def test_no_rule_is_dead():
+    found = [*paths(abstract_params(gem_7b(True))), *paths(stage_0_params(demo_model()))]
+    for pattern, _ in sharding.PARAM_RULES:
+        assert any(re.fullmatch(pattern, path) for path in found), pattern
+
+
+def test_a_renamed_parameter_is_refused():
+    params = abstract_params(demo_model())
+    params["llm"]["layers"]["self_attn"]["query"] = params["llm"]["layers"]["self_attn"].pop(
+        "q_proj"
+    )
+    with pytest.raises(
+        ValueError, match=r"llm/layers/self_attn/query/kernel: got 0 matching rules"
+    ):
+        sharding.param_shardings(MESH, params)
+
+
+def test_two_matching_rules_are_refused(monkeypatch):
+    twice = (*sharding.PARAM_RULES, (r"llm/norm/.*", P()))
+    monkeypatch.setattr(sharding, "PARAM_RULES", twice)
+    with pytest.raises(ValueError, match="llm/norm/scale: got 2 matching rules"):
+        sharding.param_spec("llm/norm/scale")
+
+
+def test_most_of_gem_7b_is_cut_by_fsdp_and_tensor():
+    params = abstract_params(gem_7b())
+    shardings = sharding.param_shardings(MESH, params)
+    sizes = jax.tree.map(lambda leaf: leaf.size, params)
+    held = jax.tree.map(
+        lambda leaf, where: int(np.prod(where.shard_shape(leaf.shape))), params, shardings
+    )
+    share = sum(jax.tree.leaves(held)) / sum(jax.tree.leaves(sizes))
+    assert share == pytest.approx(0.25, rel=0.01)
+
+
+def test_an_axis_that_does_not_divide_is_replicated():
+    assert sharding.fitted(P("fsdp", "tensor"), (5, 4), MESH) == P(None, "tensor")
+    assert sharding.fitted(P("fsdp"), (4, 3), MESH) == P("fsdp", None)
+
+
+def test_moments_lie_as_their_parameters():
+    params = abstract_params(demo_model())
+    state = {"moving": params, "adam": jax.eval_shape(optax.adamw(1e-3).init, params)}
+    found = paths(sharding.state_shardings(MESH, state, params))
+    own = paths(sharding.param_shardings(MESH, params))
+    for path, where in own.items():
+        assert found[f"moving/{path}"] == found[f"adam/0/mu/{path}"] == where
+    assert found["adam/0/count"].spec == P()
+
+
+def test_a_mesh_that_does_not_fit_the_devices_is_refused():
+    with pytest.raises(ConfigError, match="expected sizes whose product is the number of devices"):
+        sharding.make_mesh(MeshConfig(data=3 * jax.device_count()))
+
+
+def test_sharded_logits_are_the_unsharded_ones():
+    here = Path(__file__)
+    devices = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
+    environment = os.environ | devices | {"PYTHONPATH": str(here.parents[1])}
+    done = subprocess.run(
+        [sys.executable, here], env=environment, capture_output=True, text=True, timeout=200
+    )
+    assert done.returncode == 0, done.stderr
+    difference = json.loads(done.stdout)
+    assert set(difference) == {str(mesh) for mesh in MESHES}
+    assert max(difference.values()) < 1e-5
+
+
+def random_batch(config: GemConfig, rows: int) -> Batch:
+    rng = np.random.default_rng(0)
+    length = config.num_media_tokens + 9
+    media = np.r_[[-1] * 4, np.arange(config.num_media_tokens), [-1] * 5]
+    tokens = rng.integers(0, config.llm.vocab_size, (rows, length))
+    size = config.vision.image_size
+    return Batch(
+        tokens=tokens,
+        positions=np.tile(np.arange(length), (rows, 1)),
+        segments=np.ones((rows, length), int),
+        media_index=np.tile(media, (rows, 1)),
+        targets=tokens,
+        loss_mask=np.ones((rows, length), bool),
+        ecg=rng.normal(size=(rows, config.ecg.num_leads, config.ecg.seq_length)).astype("f4"),
+        image=rng.normal(size=(rows, size, size, 3)).astype("f4"),
+    )
+
+
+def largest_differences() -> dict[str, float]:
+    """Returns, for each mesh, the largest difference of the logits from one device's."""
+    config = demo_model()
+    batch = random_batch(config, 8)
+    params = jax.jit(Gem(config).init)(jax.random.key(0), batch)["params"]
+    forward = jax.jit(lambda params, batch: Gem(config).apply({"params": params}, batch))
+    expected = np.asarray(forward(params, batch))
+    found = {}
+    for sizes in MESHES:
+        mesh = sharding.make_mesh(MeshConfig(*sizes))
+        with jax.set_mesh(mesh):
+            placed = jax.device_put(params, sharding.param_shardings(mesh, params))
+            cut = jax.device_put(batch, sharding.batch_sharding(mesh))
+            found[str(sizes)] = float(np.abs(np.asarray(forward(placed, cut)) - expected).max())
+    return found
+
+
+if __name__ == "__main__":
+    print(json.dumps(largest_differences()))
