@@ -36,8 +36,6 @@ class DataConfig:
     """Folder that `gem-jax prep` wrote."""
     tokenizer: str
     """Folder of the tokenizer; empty: the starting checkpoint's."""
-    template: str
-    """Conversation template, a name of `gem_jax.tokens.TEMPLATES`."""
     style: Literal["full", "brief"]
     """How the answer is phrased when it is made anew from an augmented record."""
     length: int

@@ -36,6 +36,8 @@ class GemConfig:
     pad_token_id: int
     image_mode: str
     max_length: int
+    template: str = "vicuna_v1"
+    """Conversation template that the weights were trained with, of `gem_jax.tokens.TEMPLATES`."""
 
     def __post_init__(self):
         projector_depth(self.ecg_projector)

@@ -1,0 +1,167 @@
+"""The training data: shards → (augmentation, text made anew) → rows → batches, by grain.
+
+Every batch is a function of the seed and its step alone (a random-access `MapDataset`), so a run
+continued at step n sees what the uninterrupted one saw. Leading axis of every array: B batch.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import grain
+import jax.numpy as jnp
+import numpy as np
+from tokenizers import Tokenizer
+
+from data_prep import augment, render, teachers
+from data_prep.measure import Measurement, measure_waves
+from data_prep.records import Record
+from data_prep.shards import Example, decode, shard_files
+from gem_jax.config import Config, ConfigError
+from gem_jax.dense import qrs_targets, summary_targets, wave_targets
+from gem_jax.models.gem import Batch, GemConfig
+from gem_jax.models.pretrain import DenseTargets
+from gem_jax.preprocess import MODEL_RATE_HZ, ecg_array, image_array
+from gem_jax.tokens import IMAGE, Row, encode, template, turns_of
+
+# A small page holds all that the tiny image encoders resolve, and is drawn in a few milliseconds.
+PAGE_DPI = 30
+
+
+@dataclass(frozen=True)
+class TrainBatch:
+    """One step's input; `dense` only in stage 0."""
+
+    batch: Batch
+    dense: DenseTargets | None
+    record_ids: tuple[str, ...]
+    num_tokens: int
+    squared_lengths: int
+
+
+def page_array(record: Record, config: GemConfig) -> np.ndarray:
+    """Returns the record's page as the image encoder takes it."""
+    page = render.render(record, dpi=PAGE_DPI)
+    return image_array(page.image, config.vision, config.image_mode)
+
+
+def prompt_row(tokenizer: Tokenizer, config: GemConfig, question: str, length: int) -> Row:
+    """Returns the row of one question about an ECG, ended at the assistant's cue."""
+    asked = question if IMAGE in question else f"{IMAGE}\n{question}"
+    return encode(
+        tokenizer,
+        template(config.template),
+        [(asked, "")],
+        num_media=config.num_media_tokens,
+        length=length,
+        answer_open=True,
+    )
+
+
+def stack(rows: list[Row], ecgs: list[np.ndarray], images: list[np.ndarray]) -> Batch:
+    """Returns the rows, records and pages as one batch of host arrays."""
+    fields = ("tokens", "positions", "segments", "media_index", "targets", "loss_mask")
+    columns = {field: np.stack([getattr(row, field) for row in rows]) for field in fields}
+    return Batch(**columns, ecg=np.stack(ecgs), image=np.stack(images))  # type: ignore[arg-type]
+
+
+def augmented(
+    example: Example, config: Config, rng: np.random.Generator
+) -> tuple[Record, Measurement, list[tuple[str, str]]]:
+    """Returns a changed record, its measurement, and the conversation with a text made for it.
+
+    Noise comes after measuring: the numbers are those of the clean record.
+    """
+    change = augment.draw(rng)
+    record, waves = augment.apply(example.record, example.measurement.waves, change)
+    measured = measure_waves(record, waves, example.measurement.quality)
+    question = turns_of(example.conversations)[0][0]
+    answer = teachers.template_answer(measured, example.id, config.data.style)
+    return augment.add_noise(record, change), measured, [(question, answer)]
+
+
+@dataclass(frozen=True)
+class MakeRow(grain.transforms.RandomMap):
+    """Shard element → the arrays of one row."""
+
+    config: Config
+    tokenizer: Tokenizer
+
+    def random_map(self, element: bytes, rng: np.random.Generator) -> dict[str, Any]:
+        config, example = self.config, decode(element)
+        if config.data.augment:
+            record, measured, turns = augmented(example, config, rng)
+        else:
+            record, measured = example.record, example.measurement
+            turns = turns_of(example.conversations)
+        dense = config.train.objective == "pretrain"
+        row = encode(
+            self.tokenizer,
+            template(config.model.template),
+            turns,
+            num_media=0 if dense else config.model.num_media_tokens,
+            length=config.data.length,
+        )
+        made: dict[str, Any] = {
+            "id": example.id,
+            "row": row,
+            "ecg": ecg_array(record, config.model.ecg),
+            "image": page_array(record, config.model),
+        }
+        if dense:
+            made["waves"] = wave_targets(measured, config.model.ecg, MODEL_RATE_HZ)
+            made["qrs"] = qrs_targets(measured, config.model.ecg, MODEL_RATE_HZ)
+            made["summary"] = summary_targets(measured)
+        return made
+
+
+def collate(made: list[dict[str, Any]]) -> TrainBatch:
+    """Returns the rows as one batch."""
+    rows = [one["row"] for one in made]
+    dense = None
+    if "waves" in made[0]:
+        names = ("waves", "qrs", "summary")
+        dense = DenseTargets(**{name: np.stack([one[name] for one in made]) for name in names})
+    return TrainBatch(
+        batch=stack(rows, [one["ecg"] for one in made], [one["image"] for one in made]),
+        dense=dense,
+        record_ids=tuple(one["id"] for one in made),
+        num_tokens=sum(row.length for row in rows),
+        squared_lengths=sum(row.length**2 for row in rows),
+    )
+
+
+def train_batches(config: Config, tokenizer: Tokenizer, first_step: int) -> Iterator[TrainBatch]:
+    """Returns the batches of the run from `first_step` on, made ahead by two threads.
+
+    ConfigError when the folder has no training shard.
+    """
+    files = shard_files(config.data.shards, "train")
+    if not files:
+        raise ConfigError(
+            f"data.shards: got {config.data.shards} without a training shard, expected a folder "
+            "that `gem-jax prep` wrote"
+        )
+    rows = (
+        grain.MapDataset.source(grain.sources.ArrayRecordDataSource([str(file) for file in files]))
+        .seed(config.data.seed)
+        .shuffle()
+        .repeat()
+        .random_map(MakeRow(config, tokenizer))
+        .batch(config.data.batch_size, drop_remainder=True, batch_fn=collate)
+    )
+    ahead = grain.ReadOptions(num_threads=2, prefetch_buffer_size=8)
+    return iter(rows[first_step : config.train.steps].to_iter_dataset(ahead))
+
+
+def ids_hash(record_ids: tuple[str, ...]) -> str:
+    """Returns a short hash of the records of a step, in order."""
+    return hashlib.sha256("\n".join(record_ids).encode()).hexdigest()[:16]
+
+
+def as_arrays(batch: Any) -> Any:
+    """Returns the batch with jax arrays, on the default device."""
+    import jax
+
+    return jax.tree.map(jnp.asarray, batch)

@@ -1,0 +1,149 @@
+"""Evaluation of a checkpoint: `gem-jax evaluate --task claims --data SHARD --checkpoint CKPT`.
+
+Answers are kept as they come in predictions.jsonl, and a run that was stopped goes on behind them;
+scores.json is written last.
+"""
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from data_prep.progress import track
+from data_prep.records import BadInput
+
+
+def main(
+    *,
+    data: Path,
+    out: Path,
+    checkpoint: Path | None = None,
+    predictions: Path | None = None,
+    task: Literal["claims"] = "claims",
+    train_data: Path | None = None,
+    max_new_tokens: int = 64,
+) -> int:
+    """Score answers about held-out ECGs against the signal, with two controls that must fail.
+
+    Args:
+        data: Shard of held-out records that `gem-jax prep` wrote.
+        out: Folder for predictions.jsonl and scores.json; a stopped run goes on in it.
+        checkpoint: The model that answers.
+        predictions: A predictions.jsonl to score instead.
+        task: What is asked and how it is scored.
+        train_data: Shard of training records, for the best constant answer; the one beside `data`
+            if it is not named.
+        max_new_tokens: Where an answer without an end is cut.
+    """
+    from gem_jax.tasks import claims
+
+    if (checkpoint is None) == (predictions is None):
+        raise BadInput("evaluate: got both or neither, expected --checkpoint or --predictions")
+    cases = claims.load(data)
+    train_cases = claims.load(train_data or _beside(data))
+    if checkpoint is not None:
+        predictions = answer_all(checkpoint, cases, out, max_new_tokens)
+    assert predictions is not None
+    told = read_predictions(predictions)
+    asked = _questions(cases)
+    missing = [key for key in asked if key not in told]
+    if missing:
+        raise BadInput(
+            f"{predictions}: has {len(asked) - len(missing)} of {len(asked)} answers, the first "
+            f"missing is {missing[0]}; answer them all"
+        )
+    own = [told[case.id, case.id] for case in cases]
+    other = [told[key] for key in asked if key[0] != key[1]]
+    table = claims.score(own, other, cases, train_cases)
+    _write_json(out / "scores.json", table)
+    print(as_text(table))
+    print(f"{out / 'scores.json'}")
+    return 0
+
+
+def _beside(data: Path) -> Path:
+    path = data.with_name(data.name.replace("test-", "train-", 1))
+    if path == data or not path.is_file():
+        raise BadInput(
+            f"{data}: has no train-… shard beside it, expected one for the best constant answer; "
+            "name it by --train-data"
+        )
+    return path
+
+
+def _questions(cases: Sequence[Any]) -> list[tuple[str, str]]:
+    """Returns (id of the question, id of the ECG shown): each its own, then each the next one's."""
+    ids = [case.id for case in cases]
+    return [(id, id) for id in ids] + list(zip(ids, ids[1:] + ids[:1], strict=True))
+
+
+def read_predictions(path: Path) -> dict[tuple[str, str], str]:
+    """Returns {(id, id of the ECG shown): answer}; an unfinished last line is left out."""
+    if not path.is_file():
+        raise BadInput(f"{path}: no such file, expected predictions.jsonl")
+    rows = [
+        json.loads(line)
+        for line in path.read_text(encoding="utf-8").splitlines(keepends=True)
+        if line.endswith("\n")
+    ]
+    return {(row["id"], row["shown"]): row["answer"] for row in rows}
+
+
+def answer_all(
+    checkpoint: Path, cases: Sequence[Any], out: Path, max_new_tokens: int
+) -> Path:
+    """Writes OUT/predictions.jsonl: every question with its own ECG and with another patient's."""
+    from gem_jax import answers
+
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / "predictions.jsonl"
+    done = read_predictions(path) if path.exists() else {}
+    records = {case.id: case.record for case in cases}
+    questions = {case.id: case.question for case in cases}
+    todo = [key for key in _questions(cases) if key not in done]
+    if not todo:
+        return path
+    _drop_unfinished_line(path)
+    model = answers.load_model(checkpoint)
+    texts = answers.answer(
+        model,
+        [records[shown] for _, shown in todo],
+        [questions[asked] for asked, _ in todo],
+        max_new_tokens=max_new_tokens,
+    )
+    with path.open("a", encoding="utf-8") as file:
+        for (asked, shown), text in zip(todo, track(texts, len(todo), "answer"), strict=True):
+            row = {"id": asked, "shown": shown, "answer": text.answer, "reason": text.reason}
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            file.flush()
+    return path
+
+
+def _drop_unfinished_line(path: Path) -> None:
+    if path.exists():
+        text = path.read_text(encoding="utf-8")
+        path.write_text(text[: text.rfind("\n") + 1], encoding="utf-8")
+
+
+def as_text(table: dict[str, dict[str, Any]]) -> str:
+    """Returns the score table for a terminal; `*` where the interval excludes 0 on the better side."""
+    head = f"{'claim type':18} {'n':>3} {'unit':18} {'model':>7} {'const.':>7} {'other':>7} {'difference [95 %]':>26}"
+    lines = [head]
+    for quantity, row in table.items():
+        interval = f"{row['difference']:+.2f} [{row['ci_low']:+.2f}, {row['ci_high']:+.2f}]"
+        mark = "*" if row["ci_high"] < 0 else " "
+        lines.append(
+            f"{quantity:18} {row['n']:3d} {row['unit']:18} {row['model']:7.2f} "
+            f"{row['constant']:7.2f} {row['other_patient']:7.2f} {interval:>25}{mark}"
+        )
+    return "\n".join(lines)
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+    os.replace(partial, path)
+
+

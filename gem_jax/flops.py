@@ -1,0 +1,30 @@
+"""FLOPs of a step, counted one way: per token k·N + k·T·d·L.
+
+k is 6 for a trained model, 4 for a frozen base with adapters, 2 for a forward pass alone; N the
+weights of matrix products with the output head and without the input embedding; T the sample's own
+length, d the attention width, L the layers; the half that causality saves is already taken.
+"""
+
+from gem_jax.models.gem import GemConfig
+from gem_jax.optimizer import flat
+
+
+def llm_matmul_weights(params: dict) -> int:
+    """Returns N of the language model: its kernels, and the tied table where it is the head."""
+    llm = flat(params["llm"])
+    kernels = sum(leaf.size for path, leaf in llm.items() if path.endswith("kernel"))
+    return kernels + (0 if "lm_head/kernel" in llm else llm["embed_tokens/embedding"].size)
+
+
+def step_flops(config: GemConfig, weights: int, tokens: int, squared: int, k: int = 6) -> float:
+    """Returns the language model's FLOPs of a step.
+
+    Args:
+        config: The model.
+        weights: N, as `llm_matmul_weights` counts it.
+        tokens: Real tokens of all rows.
+        squared: Sum over the rows of their length squared (T of each of its T tokens).
+        k: 6, 4 or 2, see above.
+    """
+    width = config.llm.num_heads * config.llm.head_dim
+    return k * weights * tokens + k * squared * width * config.llm.num_layers

@@ -1,0 +1,71 @@
+"""Metrics of a run: one JSON line a step, and a progress line with rate and time left."""
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from data_prep.progress import clock
+
+# Dense bf16 FLOP/s of one device by `device_kind`, from the makers' data sheets.
+PEAK_FLOPS = {
+    "NVIDIA A100-SXM4-80GB": 312e12,
+    "NVIDIA H100 80GB HBM3": 989e12,
+    "NVIDIA H200": 989e12,
+    "TPU v4": 275e12,
+    "TPU v5 lite": 197e12,
+    "TPU v5p": 459e12,
+    "TPU v6 lite": 918e12,
+}
+
+
+def mfu(flops: float, seconds: float) -> float | None:
+    """Returns the share of the devices' peak that was used; None where the peak is not known."""
+    peak = PEAK_FLOPS.get(jax.devices()[0].device_kind)
+    return flops / seconds / (peak * jax.device_count()) if peak else None
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Returns the rows of a metrics.jsonl; an unfinished last line is left out."""
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
+    return [json.loads(text) for text in lines if text.endswith("\n")]
+
+
+def truncate_metrics(path: Path, step: int) -> None:
+    """Drops the rows at `step` and later, which a continued run is about to write again."""
+    rows = [row for row in read_metrics(path) if row["step"] < step]
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    partial.replace(path)
+
+
+def append_metrics(path: Path, row: dict[str, Any]) -> None:
+    """Adds one row; only process 0 writes."""
+    if jax.process_index() == 0:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+
+
+def progress(label: str, first: int, total: int) -> Callable[[int, float], None]:
+    """Returns a function of (steps done, loss) that tells stderr how far the run is."""
+    live = sys.stderr.isatty()
+    period_s = 0.2 if live else 2.0
+    began = shown = time.monotonic()
+
+    def tell(done: int, loss: float) -> None:
+        nonlocal shown
+        now = time.monotonic()
+        if now - shown < period_s and done < total:
+            return
+        shown = now
+        rate = (done - first) / (now - began)
+        left = f" ETA {clock((total - done) / rate)}" if done < total else ""
+        text = f"{label} {done}/{total} {rate:.1f} steps/s loss {loss:.3f}{left}"
+        sys.stderr.write(f"\r\x1b[K{text}" + "\n" * (done >= total) if live else f"{text}\n")
+        sys.stderr.flush()
+
+    return tell

@@ -1,0 +1,90 @@
+"""Stage 0: the parts of GEM that are pretrained before they meet, each on a task of its own.
+
+GEM starts from a pretrained ECG encoder, image encoder and language model. Where none is at hand,
+this module gives them a start: the ECG encoder says for each of its tokens which waves lie there in
+each lead, how the QRS points and how long ago the last one was, and from its class token the
+record's summary; the image encoder says the summary from the page; the language model reads texts.
+The head is thrown away afterwards. Axes: B batch, P ECG tokens, L leads, G summary values.
+"""
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+from flax import struct
+from jaxtyping import Array, Bool, Float
+
+from gem_jax.models.clip import ClipEncoder
+from gem_jax.models.ecg import EcgEncoder
+from gem_jax.models.gem import Batch, GemConfig
+from gem_jax.models.layers import causal_mask
+from gem_jax.models.llm import Llm
+
+NUM_WAVES = 3
+NUM_QRS_VALUES = 3
+NUM_SUMMARY_VALUES = 6
+
+
+@struct.dataclass
+class DenseTargets:
+    """What the towers should say of a batch; NaN is "not measured" and carries no loss."""
+
+    waves: Bool[Array, "B P L 3"]
+    qrs: Float[Array, "B P L 3"]
+    summary: Float[Array, "B G"]
+
+
+class DenseHead(nn.Module):
+    """Linear readings of the towers' tokens."""
+
+    num_leads: int
+
+    @nn.compact
+    def __call__(self, ecg_tokens, image_tokens):
+        leads = self.num_leads
+        patches = ecg_tokens[:, 1:]
+        shape = (*patches.shape[:2], leads, -1)
+        return {
+            "waves": nn.Dense(leads * NUM_WAVES, name="waves")(patches).reshape(shape),
+            "qrs": nn.Dense(leads * NUM_QRS_VALUES, name="qrs")(patches).reshape(shape),
+            "summary": nn.Dense(NUM_SUMMARY_VALUES, name="ecg_summary")(ecg_tokens[:, 0]),
+            "page_summary": nn.Dense(NUM_SUMMARY_VALUES, name="page_summary")(
+                image_tokens.reshape(image_tokens.shape[0], -1)
+            ),
+        }
+
+
+class Pretrain(nn.Module):
+    """The three parts side by side: (the head's readings, logits of the text)."""
+
+    config: GemConfig
+
+    def setup(self):
+        self.ecg_tower = EcgEncoder(self.config.ecg)
+        self.vision_tower = ClipEncoder(self.config.vision)
+        self.llm = Llm(self.config.llm)
+        self.dense_head = DenseHead(self.config.ecg.num_leads)
+
+    def __call__(self, batch: Batch) -> tuple[dict[str, jax.Array], Float[Array, "B T V"]]:
+        ecg_tokens, _ = self.ecg_tower(batch.ecg)
+        image_tokens, _ = self.vision_tower(batch.image)
+        embedded = self.llm.embed(batch.tokens)
+        logits, _ = self.llm(embedded, batch.positions, causal_mask(batch.segments))
+        return self.dense_head(ecg_tokens, image_tokens), logits
+
+
+def dense_loss(said: dict[str, jax.Array], targets: DenseTargets) -> dict[str, jax.Array]:
+    """Returns the loss of each reading: cross entropy of the waves, squared error of the values."""
+    waves = optax.sigmoid_binary_cross_entropy(said["waves"], targets.waves.astype(jnp.float32))
+    return {
+        "waves": waves.mean(),
+        "qrs": _measured_error(said["qrs"], targets.qrs),
+        "summary": _measured_error(said["summary"], targets.summary),
+        "page_summary": _measured_error(said["page_summary"], targets.summary),
+    }
+
+
+def _measured_error(said: Float[Array, "*shape"], target: Float[Array, "*shape"]) -> jax.Array:
+    measured = ~jnp.isnan(target)
+    error = jnp.where(measured, said - jnp.where(measured, target, 0.0), 0.0)
+    return (error**2).sum() / jnp.maximum(measured.sum(), 1)
