@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from data_prep import findings
-from data_prep.criteria import CHEST, CONTIGUOUS, holds
+from data_prep.criteria import CHEST, contiguous, holds
 from data_prep.findings import number
 from data_prep.phrases import Claim, Value, parse
 
@@ -46,35 +46,35 @@ _VOLTAGE = "one small square of the paper; large waves vary with breathing"
 _EDGE = "a value this near the threshold may be called either way"
 
 TOLERANCES = {
-    "heart_rate_bpm": Tolerance(5, 0.05, "bpm", "a rate counted from 10 s of paper"),
-    "axis_deg": Tolerance(15, 0, "deg", "half the angle between two limb leads"),
-    "axis_category": Tolerance(5, 0, "deg", _EDGE),
-    "pr_ms": Tolerance(20, 0, "ms", _INTERVAL),
-    "qrs_ms": Tolerance(20, 0, "ms", _INTERVAL),
-    "p_ms": Tolerance(20, 0, "ms", _INTERVAL),
-    "qt_ms": Tolerance(30, 0, "ms", _QT),
-    "qtc_bazett_ms": Tolerance(30, 0, "ms", _QT),
-    "qtc_fridericia_ms": Tolerance(30, 0, "ms", _QT),
-    "qtc_framingham_ms": Tolerance(30, 0, "ms", _QT),
-    "qtc_hodges_ms": Tolerance(30, 0, "ms", _QT),
-    "qrs_wide": Tolerance(10, 0, "ms", _EDGE),
-    "pr_prolonged": Tolerance(10, 0, "ms", _EDGE),
-    "pr_short": Tolerance(10, 0, "ms", _EDGE),
-    "qtc_prolonged": Tolerance(10, 0, "ms", _EDGE),
-    "rhythm": Tolerance(5, 0, "bpm", _EDGE),
-    "rhythm_regular": Tolerance(0, 0, "", "the measurement decides"),
-    "p_present": Tolerance(0, 0, "", "the measurement decides"),
-    "t_polarity": Tolerance(0.05, 0, "mV", _EDGE),
-    "transition_lead": Tolerance(0, 0.15, "", "R and S this near each other may be called equal"),
+    "heart_rate_bpm": Tolerance(5.0, 0.05, "bpm", "a rate counted from 10 s of paper"),
+    "axis_deg": Tolerance(15.0, 0.0, "deg", "half the angle between two limb leads"),
+    "axis_category": Tolerance(5.0, 0.0, "deg", _EDGE),
+    "pr_ms": Tolerance(20.0, 0.0, "ms", _INTERVAL),
+    "qrs_ms": Tolerance(20.0, 0.0, "ms", _INTERVAL),
+    "p_ms": Tolerance(20.0, 0.0, "ms", _INTERVAL),
+    "qt_ms": Tolerance(30.0, 0.0, "ms", _QT),
+    "qtc_bazett_ms": Tolerance(30.0, 0.0, "ms", _QT),
+    "qtc_fridericia_ms": Tolerance(30.0, 0.0, "ms", _QT),
+    "qtc_framingham_ms": Tolerance(30.0, 0.0, "ms", _QT),
+    "qtc_hodges_ms": Tolerance(30.0, 0.0, "ms", _QT),
+    "qrs_wide": Tolerance(10.0, 0.0, "ms", _EDGE),
+    "pr_prolonged": Tolerance(10.0, 0.0, "ms", _EDGE),
+    "pr_short": Tolerance(10.0, 0.0, "ms", _EDGE),
+    "qtc_prolonged": Tolerance(10.0, 0.0, "ms", _EDGE),
+    "rhythm": Tolerance(5.0, 0.0, "bpm", _EDGE),
+    "rhythm_regular": Tolerance(0.0, 0.0, "", "the measurement decides"),
+    "p_present": Tolerance(0.0, 0.0, "", "the measurement decides"),
+    "t_polarity": Tolerance(0.05, 0.0, "mV", _EDGE),
+    "transition_lead": Tolerance(0.0, 0.15, "", "R and S this near each other may be called equal"),
     "p_amp_mv": Tolerance(0.1, 0.15, "mV", _VOLTAGE),
     "q_amp_mv": Tolerance(0.1, 0.15, "mV", _VOLTAGE),
     "r_amp_mv": Tolerance(0.1, 0.15, "mV", _VOLTAGE),
     "s_amp_mv": Tolerance(0.1, 0.15, "mV", _VOLTAGE),
     "t_amp_mv": Tolerance(0.1, 0.15, "mV", _VOLTAGE),
     "st_mv": Tolerance(0.05, 0.15, "mV", "half a small square of the paper"),
-    "st_elevation": Tolerance(0.03, 0, "mV", _EDGE),
-    "st_depression": Tolerance(0.03, 0, "mV", _EDGE),
-    "st_deviation": Tolerance(0.03, 0, "mV", _EDGE),
+    "st_elevation": Tolerance(0.03, 0.0, "mV", _EDGE),
+    "st_depression": Tolerance(0.03, 0.0, "mV", _EDGE),
+    "st_deviation": Tolerance(0.03, 0.0, "mV", _EDGE),
 }
 
 # The measured value (None: not measured) and whether the claim, not negated, agrees with it.
@@ -239,8 +239,8 @@ def _st(claim: Claim, m: Measurement, bound: Tolerance) -> Comparison:
 
     A negated claim is eased the other way, so that a level on the threshold supports both.
     """
-    kinds = ("elevation", "depression")
-    kinds = kinds if claim.quantity == "st_deviation" else (claim.quantity.removeprefix("st_"),)
+    kind = claim.quantity.removeprefix("st_")
+    kinds = ("elevation", "depression") if kind == "deviation" else (kind,)
     levels = {lead: findings.lead_median(m, "st_mv", lead) for lead in claim.leads or m.leads}
     known = {lead: level for lead, level in levels.items() if level is not None}
     if not known or (claim.leads and len(known) < len(levels)):
@@ -251,7 +251,6 @@ def _st(claim: Claim, m: Measurement, bound: Tolerance) -> Comparison:
         leads = {lead for lead, st_mv in known.items() if holds(f"ST {kind}", st_mv, lead, by)}
         if claim.leads:
             return bool(leads) if claim.negated else leads == set(claim.leads)
-        pairs = (p for order in CONTIGUOUS for p in zip(order, order[1:], strict=False))
-        return any(set(pair) <= leads for pair in pairs)
+        return bool(contiguous(leads))
 
     return any(shown(kind, 0.0) for kind in kinds), any(shown(kind, slack) for kind in kinds)

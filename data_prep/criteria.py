@@ -6,6 +6,7 @@ where this project measures at another place than the statement, the row says so
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import Literal
 
@@ -44,25 +45,25 @@ class Criterion:
 
 
 CRITERIA = (
-    Criterion("bradycardia", (), "heart_rate_bpm", "<", 60, "bpm", TEXTBOOK),
-    Criterion("tachycardia", (), "heart_rate_bpm", ">", 100, "bpm", TACHYCARDIA),
+    Criterion("bradycardia", (), "heart_rate_bpm", "<", 60.0, "bpm", TEXTBOOK),
+    Criterion("tachycardia", (), "heart_rate_bpm", ">", 100.0, "bpm", TACHYCARDIA),
     # Of the beats with a QRS, the share with a P wave in at least half the leads. Fibrillation has
     # no P waves at all; half leaves room for a delineator that misses or invents some.
     Criterion("p waves", (), "p_share", ">=", 0.5, "", FIBRILLATION),
-    Criterion("normal axis", (), "axis_deg", ">=", -30, "deg", CONDUCTION),
-    Criterion("normal axis", (), "axis_deg", "<=", 90, "deg", CONDUCTION),
-    Criterion("left axis", (), "axis_deg", "<", -30, "deg", CONDUCTION),
-    Criterion("left axis", (), "axis_deg", ">=", -90, "deg", CONDUCTION),
-    Criterion("right axis", (), "axis_deg", ">", 90, "deg", CONDUCTION),
-    Criterion("right axis", (), "axis_deg", "<=", 180, "deg", CONDUCTION),
-    Criterion("extreme axis", (), "axis_deg", "<", -90, "deg", CONDUCTION),
-    Criterion("extreme axis", (), "axis_deg", ">=", -180, "deg", CONDUCTION),
-    Criterion("prolonged PR", (), "pr_ms", ">", 200, "ms", BRADYCARDIA),
-    Criterion("short PR", (), "pr_ms", "<", 120, "ms", TEXTBOOK),
-    Criterion("wide QRS", (), "qrs_ms", ">=", 120, "ms", CONDUCTION),
+    Criterion("normal axis", (), "axis_deg", ">=", -30.0, "deg", CONDUCTION),
+    Criterion("normal axis", (), "axis_deg", "<=", 90.0, "deg", CONDUCTION),
+    Criterion("left axis", (), "axis_deg", "<", -30.0, "deg", CONDUCTION),
+    Criterion("left axis", (), "axis_deg", ">=", -90.0, "deg", CONDUCTION),
+    Criterion("right axis", (), "axis_deg", ">", 90.0, "deg", CONDUCTION),
+    Criterion("right axis", (), "axis_deg", "<=", 180.0, "deg", CONDUCTION),
+    Criterion("extreme axis", (), "axis_deg", "<", -90.0, "deg", CONDUCTION),
+    Criterion("extreme axis", (), "axis_deg", ">=", -180.0, "deg", CONDUCTION),
+    Criterion("prolonged PR", (), "pr_ms", ">", 200.0, "ms", BRADYCARDIA),
+    Criterion("short PR", (), "pr_ms", "<", 120.0, "ms", TEXTBOOK),
+    Criterion("wide QRS", (), "qrs_ms", ">=", 120.0, "ms", CONDUCTION),
     # 460 ms for women and 450 ms for men: the higher one, as the sex is often unknown.
-    Criterion("prolonged QTc", (), "qtc_bazett_ms", ">=", 460, "ms", REPOLARISATION),
-    Criterion("short QTc", (), "qtc_bazett_ms", "<=", 390, "ms", REPOLARISATION),
+    Criterion("prolonged QTc", (), "qtc_bazett_ms", ">=", 460.0, "ms", REPOLARISATION),
+    Criterion("short QTc", (), "qtc_bazett_ms", "<=", 390.0, "ms", REPOLARISATION),
     Criterion("upright T", LIMB + CHEST, "t_amp_mv", ">=", 0.1, "mV", REPOLARISATION),
     Criterion("inverted T", LIMB + CHEST, "t_amp_mv", "<=", -0.1, "mV", REPOLARISATION),
     # The statement reads the J point, this project J + 60 ms; it counts in two contiguous leads.
@@ -103,6 +104,12 @@ def holds(finding: str, value: float, lead: str | None = None, slack: float = 0.
     """
     rows = [c for c in CRITERIA if c.finding == finding and (lead is None or lead in c.leads)]
     return bool(rows) and all(_meets(value, row, slack) for row in rows)
+
+
+def contiguous(leads: set[str]) -> set[str]:
+    """Returns those of the leads that have a neighbour on the body among them."""
+    pairs = [pair for order in CONTIGUOUS for pair in itertools.pairwise(order)]
+    return {lead for pair in pairs if leads.issuperset(pair) for lead in pair}
 
 
 def _meets(value: float, row: Criterion, slack: float) -> bool:

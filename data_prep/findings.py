@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from data_prep.criteria import AXIS_CATEGORIES, CHEST, CONTIGUOUS, holds
+from data_prep.criteria import AXIS_CATEGORIES, CHEST, contiguous, holds
 from data_prep.waves import FIDUCIALS
 
 if TYPE_CHECKING:
@@ -83,9 +83,7 @@ def t_polarity(t_amp_mv: float, lead: str = "V2", slack_mv: float = 0.0) -> Pola
 
 def st_leads(m: Measurement, finding: str) -> tuple[str, ...]:
     """Returns the leads with an ST finding that a contiguous lead shares, in lead order."""
-    shown = {lead for lead in m.leads if _st(m, finding, lead)}
-    pairs = [pair for order in CONTIGUOUS for pair in zip(order, order[1:], strict=False)]
-    kept = {lead for pair in pairs if set(pair) <= shown for lead in pair}
+    kept = contiguous({lead for lead in m.leads if _st(m, finding, lead)})
     return tuple(lead for lead in m.leads if lead in kept)
 
 
@@ -125,6 +123,18 @@ def r_and_s(m: Measurement, lead: str) -> tuple[float | None, float | None]:
     return abs(r_mv or 0.0), abs(s_mv or 0.0)
 
 
-def joined(words: Sequence[str], last: str = "and") -> str:
+def joined(words: Sequence[str]) -> str:
     """Returns the words as an English list: `II, III and aVF`."""
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} {last} {words[-1]}"
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+
+
+def listed(leads: Sequence[str]) -> str:
+    """Returns the leads as an English list, three or more chest leads in a row as `V2-V5`."""
+    runs: list[list[str]] = []
+    for lead in leads:
+        if runs and lead in CHEST[1:] and runs[-1][-1] == CHEST[CHEST.index(lead) - 1]:
+            runs[-1].append(lead)
+        else:
+            runs.append([lead])
+    words = [[f"{run[0]}-{run[-1]}"] if len(run) > 2 else run for run in runs]
+    return joined([word for run in words for word in run])

@@ -59,7 +59,10 @@ def machine_measurements(m: Measurement) -> dict[str, Any]:
     leads = {
         lead: {key: _rounded(key, lead_median(m, key, lead)) for key in m.beats} for lead in m.leads
     }
-    return {"global": {key: _rounded(key, value) for key, value in m.summary.items()}, "leads": leads}
+    return {
+        "global": {key: _rounded(key, value) for key, value in m.summary.items()},
+        "leads": leads,
+    }
 
 
 def validate(item: Mapping[str, Any]) -> None:
@@ -106,7 +109,7 @@ def _validate_turns(name: str, turns: Any) -> None:
     images = sum(turn["value"].count(IMAGE_TOKEN) for turn in turns)
     if images != 1 or not turns[0]["value"].startswith(f"{IMAGE_TOKEN}\n"):
         raise BadInput(
-            f"{name}: {images} times {IMAGE_TOKEN}, expected once, on the first line of the question"
+            f"{name}: {images} times {IMAGE_TOKEN}, expected once, as the question's first line"
         )
 
 

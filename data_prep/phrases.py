@@ -220,8 +220,8 @@ def _words(text: str) -> Iterator[Found]:
         denied = _denied(text, match.start()) or " not " in match.group()
         yield "qrs_wide", wide, "", (), match.span(), denied
     for match in _find(TRANSITION, text):
-        value = "none" if match["none"] else match["lead"].upper()
-        yield "transition_lead", value, "", (), match.span(), False
+        lead = "none" if match["none"] else match["lead"].upper()
+        yield "transition_lead", lead, "", (), match.span(), False
     for quantity, pattern in FINDINGS.items():
         for match in _find(pattern, text):
             yield quantity, True, "", (), match.span(), _denied(text, match.start())

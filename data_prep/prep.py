@@ -21,13 +21,13 @@ from data_prep.instruct import grounding_record
 from data_prep.measure import Measurement, measure_files, measure_waves
 from data_prep.progress import track
 from data_prep.records import BadInput, Record, derive_leads, find, read
-from data_prep.shards import Example, encode, sha256, twelve, write_shard
+from data_prep.sample_index import SAMPLE, sample_records
+from data_prep.shards import Example, encode, twelve, write_shard
 from data_prep.teachers import Style
 
-SAMPLE = Path(__file__).parent / "sample"
 SPLITS = ("train", "test")
 # About 1,000 pixels wide: sharp enough for a person, a few ten kilobytes.
-PAGE_DPI = 92
+PAGE_DPI = 92.0
 PACKAGES = ("gem_jax", "array_record", "msgpack", "neurokit2", "numpy", "pillow", "scipy", "wfdb")
 
 
@@ -41,7 +41,6 @@ class Item:
         ecg: The same, relative to the corpus.
         split: `train` or `test`.
         marked: Whether a cardiologist's marks lie beside it.
-        sha256: Of its files, as far as the corpus tells.
     """
 
     id: str
@@ -49,7 +48,6 @@ class Item:
     ecg: str
     split: str
     marked: bool = False
-    sha256: tuple[tuple[str, str], ...] = ()
 
 
 def corpus_items(corpus: str, limit: int | None = None, test_fraction: float = 0.0) -> list[Item]:
@@ -76,17 +74,9 @@ def corpus_items(corpus: str, limit: int | None = None, test_fraction: float = 0
 
 
 def _sample() -> list[Item]:
-    rows = json.loads((SAMPLE / "manifest.json").read_text())["records"]
     return [
-        Item(
-            id=row["id"],
-            path=SAMPLE / row["path"],
-            ecg=row["path"],
-            split=row["split"],
-            marked=row["corpus"] == "ludb",
-            sha256=tuple(sorted(row["sha256"].items())),
-        )
-        for row in rows
+        Item(r.id, r.path, r.path.relative_to(SAMPLE).as_posix(), r.split, r.corpus == "ludb")
+        for r in sample_records(verify=True)
     ]
 
 
@@ -103,7 +93,6 @@ def measure(
     items: Sequence[Item], out: Path, processes: int = 2
 ) -> tuple[dict[str, Measurement], dict[str, str]]:
     """Returns the measurement of each record by id, and why the others were skipped."""
-    raise_if_changed(items)
     measured: dict[str, Measurement] = {}
     skipped: dict[str, str] = {}
     results = measure_files(
@@ -115,22 +104,6 @@ def measure(
         else:
             skipped[item.id] = str(result)
     return measured, skipped
-
-
-def raise_if_changed(items: Sequence[Item]) -> None:
-    """Checks the records' files against the checksums that the corpus gives.
-
-    Raises:
-        BadInput: A file is missing or differs.
-    """
-    for item in items:
-        for name, expected in item.sha256:
-            path = item.path.parent / Path(name).name
-            if not path.is_file() or sha256(path) != expected:
-                found = sha256(path)[:12] if path.is_file() else "no file"
-                raise BadInput(
-                    f"{path}: got {found}, expected SHA-256 {expected[:12]}…; restore the sample"
-                )
 
 
 def render(items: Sequence[Item], out: Path) -> dict[str, str]:
@@ -151,22 +124,30 @@ def load(path: Path) -> Record:
 
 
 def _draw_page(record: Record, path: Path) -> None:
-    from PIL import Image
     from PIL.PngImagePlugin import PngInfo
 
     from data_prep.render import render as draw
 
     shown = hashlib.sha256(record.signal_mv.tobytes())
     shown.update(f"{record.leads} {record.sampling_rate_hz} {PAGE_DPI} {_versions()}".encode())
-    if path.is_file():
-        with Image.open(path) as image:
-            if image.info.get("shown") == shown.hexdigest():
-                return
+    if path.is_file() and _shown(path) == shown.hexdigest():
+        return
     info = PngInfo()
     info.add_text("shown", shown.hexdigest())
     content = io.BytesIO()
     draw(record, dpi=PAGE_DPI).image.save(content, "PNG", pnginfo=info)
     _write(path, content.getvalue())
+
+
+def _shown(path: Path) -> str | None:
+    """Returns the fingerprint of what a page shows, None if it is no page of ours."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as image:
+            return image.info.get("shown")
+    except UnidentifiedImageError:
+        return None
 
 
 def instruct(
@@ -252,7 +233,9 @@ def _write(path: Path, content: bytes) -> None:
         partial.write_bytes(content)
         os.replace(partial, path)
     except OSError as error:
-        raise BadInput(f"{path}: cannot be written ({error.strerror}); choose another --out") from error
+        raise BadInput(
+            f"{path}: cannot be written ({error.strerror}); choose another --out"
+        ) from error
 
 
 def main(

@@ -43,7 +43,7 @@ def track(items: Iterable[Item], total: int, label: str) -> Iterator[Item]:
     period_s = TERMINAL_PERIOD_S if live else LOG_PERIOD_S
     start = shown = time.monotonic()
     done = 0
-    for done, item in enumerate(items, start=1):  # noqa: B007 (the last count is told below)
+    for done, item in enumerate(items, start=1):
         yield item
         now = time.monotonic()
         if done < total and now - shown >= period_s:

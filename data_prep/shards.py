@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator
@@ -15,6 +14,7 @@ import numpy as np
 from jaxtyping import Float
 
 from data_prep.records import LEADS, BadInput, Record
+from data_prep.sample_index import sha256
 
 KEYS = (
     "record",
@@ -80,7 +80,9 @@ def decode(element: bytes) -> Example:
     try:
         fields = msgpack.unpackb(element)
     except (ValueError, msgpack.exceptions.ExtraData) as error:
-        raise BadInput(f"shard: an element is no msgpack ({error}); write the shard anew") from error
+        raise BadInput(
+            f"shard: an element is no msgpack ({error}); write the shard anew"
+        ) from error
     missing = [k for k in KEYS if not isinstance(fields, dict) or k not in fields]
     if missing:
         raise BadInput(f"shard: an element has no '{missing[0]}'; write the shard anew with prep")
@@ -108,11 +110,16 @@ def write_shard(path: Path, elements: Iterable[bytes]) -> str:
     from array_record.python import array_record_module
 
     partial = path.with_name(path.name + ".partial")
-    writer = array_record_module.ArrayRecordWriter(str(partial), "group_size:1")
-    for element in elements:
-        writer.write(element)
-    writer.close()
-    os.replace(partial, path)
+    try:
+        writer = array_record_module.ArrayRecordWriter(str(partial), "group_size:1")
+        try:
+            for element in elements:
+                writer.write(element)
+        finally:
+            writer.close()
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
     return sha256(path)
 
 
@@ -130,12 +137,6 @@ def read_shard(path: Path) -> Iterator[Example]:
     for _ in range(reader.num_records()):
         yield decode(reader.read())
     reader.close()
-
-
-def sha256(path: Path) -> str:
-    """Returns the SHA-256 of a file's content."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _json(value: Any) -> str:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 from data_prep import findings
 from data_prep.criteria import CHEST, GROUPS, LIMB, holds
-from data_prep.findings import joined, number
+from data_prep.findings import joined, listed, number
 
 if TYPE_CHECKING:
     from data_prep.measure import Measurement
@@ -67,10 +67,9 @@ def _full(m: Measurement, choose: Choose) -> list[str]:
         _rhythm_and_rate(m, choose),
         _axis(m, choose),
         _intervals(m, choose),
-        _qrs_width(m, choose),
+        _qrs_complexes(m, choose),
         _r_and_s(m, "limb", LIMB),
         _r_and_s(m, "chest", CHEST),
-        _transition(m, choose),
         _t_waves(m, choose),
         _st_segments(m, choose),
         _conclusion(m, choose),
@@ -136,7 +135,7 @@ def _rhythm_and_rate(m: Measurement, choose: Choose) -> str:
         return f"Heart rate {rate_bpm:.0f} bpm; the rhythm is not measurable."
     forms = (
         "{} at {:.0f} bpm{}.",
-        "{} with a ventricular rate of {:.0f} bpm{}.",
+        "{}, ventricular rate {:.0f} bpm{}.",
         "{}, heart rate {:.0f} bpm{}.",
     )
     spread_ms = number(m, "rr_sd_ms")
@@ -178,6 +177,17 @@ def _intervals(m: Measurement, choose: Choose) -> str:
     return choose("intervals", ("{}.", "Intervals: {}.")).format(", ".join(parts))
 
 
+def _qrs_complexes(m: Measurement, choose: Choose) -> str:
+    qrs_ms, lead = number(m, "qrs_ms"), findings.transition(m)
+    if qrs_ms is None:
+        return ""
+    width = "wide" if holds("wide QRS", qrs_ms) else "narrow"
+    places = {None: "", "none": " with no R/S transition up to V6"}
+    place = places.get(lead, f" with the R/S transition in {lead}")
+    forms = ("The QRS complexes are {}{}.", "{} QRS complexes{}.")
+    return choose("qrs", forms).format(width, place)
+
+
 def _r_and_s(m: Measurement, name: str, leads: Sequence[str]) -> str:
     sizes = [(lead, *findings.r_and_s(m, lead)) for lead in leads]
     parts = [f"{lead} {r:.2f}/{s:.2f}" for lead, r, s in sizes if r is not None and s is not None]
@@ -190,7 +200,7 @@ def _t_waves(m: Measurement, choose: Choose) -> str:
         t_mv = findings.lead_median(m, "t_amp_mv", lead)
         if t_mv is not None:
             by_polarity[findings.t_polarity(t_mv, lead)].append(lead)
-    parts = [f"{name} in {joined(leads)}" for name, leads in by_polarity.items() if leads]
+    parts = [f"{name} in {listed(leads)}" for name, leads in by_polarity.items() if leads]
     if not parts:
         return "T waves are not measurable."
     return choose("t", ("T waves are {}.", "The T wave is {}.")).format("; ".join(parts))
@@ -215,7 +225,7 @@ def _conclusion(m: Measurement, choose: Choose) -> str:
     rhythm = findings.rhythm(m)
     parts = [rhythm + LIKELY.get(rhythm, "")] if rhythm else []
     abnormal = _abnormal(m)
-    if not abnormal and rhythm:
+    if not abnormal and rhythm and rhythm.startswith("sinus"):
         forms = ("{}, no further abnormality measured.", "Conclusion: {}, otherwise unremarkable.")
         return choose("conclusion", forms).format(parts[0])
     if not parts + abnormal:
@@ -241,9 +251,9 @@ def _abnormal(m: Measurement) -> list[str]:
         found.append(f"{findings.axis_category(axis_deg)} axis deviation")
     for finding in ("ST elevation", "ST depression"):
         leads = findings.st_leads(m, finding)
-        found += [f"{finding} in {joined(leads)}"] if leads else []
+        found += [f"{finding} in {listed(leads)}"] if leads else []
     inverted = [lead for lead in m.leads if _unexpected_inversion(m, lead)]
-    return found + ([f"T-wave inversion in {joined(inverted)}"] if inverted else [])
+    return found + ([f"T-wave inversion in {listed(inverted)}"] if inverted else [])
 
 
 def _unexpected_inversion(m: Measurement, lead: str) -> bool:

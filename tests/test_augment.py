@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from synthetic import ecg
 
 from data_prep.augment import LENGTH_S, TIME_SCALE, Change, add_noise, apply, draw
 from data_prep.measure import measure_waves
 from data_prep.records import BadInput, select_leads
 from data_prep.waves import FIDUCIALS
+from synthetic import ecg
 
 INTERVALS = ("pr_ms", "qrs_ms", "qt_ms", "p_ms")
 SCALES = st.floats(*TIME_SCALE)

@@ -8,11 +8,11 @@ import re
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from synthetic import ecg
 
 from data_prep.claims import TOLERANCES, Claim, check, parse
 from data_prep.measure import Measurement, measure_waves
 from data_prep.teachers import template_answer
+from synthetic import ecg
 
 AT_LEAST = {"full": 30, "brief": 8}
 
