@@ -412,7 +412,7 @@ def _score_row(name: str, score: Mapping[str, Any]) -> str:
     columns = "".join(f'<td data-label="{name}">{_text(words)}</td>' for name, words in cells)
     return (
         f'<tr><th scope="row">{_text(_quantity(name))}<span class="soft">{_text(unit)}</span></th>'
-        f"{columns}<td data-label="interval around 0">{graph}</td>"
+        f'{columns}<td data-label="interval around 0">{graph}</td>'
         f'<td class="words {kind}" data-label="shown?">{words}</td></tr>'
     )
 
