@@ -1,4 +1,4 @@
-"""The house: what its documents promise is there, imports keep their direction, nothing leaks in."""
+"""The house: its documents promise what is there, and nothing names what lies outside."""
 
 from __future__ import annotations
 
