@@ -1,0 +1,250 @@
+"""Intervals, amplitudes, axis and rhythm from a record and its marks.
+
+Definitions: amplitudes count from the beat's PQ level, the mean of the 16 ms before QRS onset; ST is
+taken 60 ms after the J point; a beat's global onset is the second earliest over the leads and its
+global offset the second latest, so that no stray lead sets an interval (with fewer than three
+leads that have the mark: earliest and latest); intervals of the record are medians over its beats.
+
+Axes: L leads, T samples, N beats, W samples of a QRS.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from data_prep.measurement import Measurement
+from data_prep.records import Record
+from data_prep.waves import FIDUCIALS, Waves
+
+PQ_MS = 16.0
+ST_AFTER_J_MS = 60.0
+# A deflection from this size on is a wave (CSE Working Party, Eur Heart J 6 (1985) 815).
+MIN_WAVE_MV = 0.02
+# Longest less shortest RR of a regular rhythm: the usual bound of sinus arrhythmia (Soos and McComb,
+# Sinus Arrhythmia, StatPearls).
+REGULAR_RR_RANGE_MS = 120.0
+MIN_AREA_MV_MS = 0.5  # a shorter frontal vector has no direction to speak of
+AMPLITUDES = (
+    "p_amp_mv",
+    "q_amp_mv",
+    "r_amp_mv",
+    "s_amp_mv",
+    "t_amp_mv",
+    "st_mv",
+    "qrs_area_mv_ms",
+)
+NOT_ASSESSED = {
+    "reasons": [],
+    "leads": {},
+    "lead_identity": {"verdict": "unknown", "finding": None, "likely_order": None},
+}
+
+
+def measure_waves(
+    record: Record, waves: Waves, quality: Mapping[str, Any] | None = None
+) -> Measurement:
+    """Returns the measurement of a record within given marks.
+
+    Args:
+        record: the signal; its leads must include those of `waves`.
+        waves: whoever made them: `find_waves`, cardiologists, an augmentation.
+        quality: passed on; without it the quality is not assessed.
+    """
+    rows = [record.leads.index(lead) for lead in waves.leads]
+    signal = record.signal_mv[rows]
+    ms = 1000.0 / waves.sampling_rate_hz
+    onset, offset = global_bounds(waves)
+    rr_ms = _rr(waves, signal) * ms
+    beats = _beat_intervals(waves, ms) | _amplitudes(signal, waves)
+    beats["rr_ms"] = np.where(np.isfinite(waves.samples[:, :, 4]), rr_ms, np.nan)
+    if not record.calibrated:
+        beats |= {key: np.full_like(beats[key], np.nan) for key in AMPLITUDES}
+    return Measurement(
+        record=record.name,
+        sampling_rate_hz=waves.sampling_rate_hz,
+        duration_s=record.duration_s,
+        leads=waves.leads,
+        derived=tuple(lead for lead in record.derived if lead in waves.leads),
+        waves=waves,
+        beats=beats,
+        summary=_summary(waves, onset * ms, offset * ms, rr_ms, beats["qrs_area_mv_ms"]),
+        quality=NOT_ASSESSED if quality is None else quality,
+    )
+
+
+def global_bounds(waves: Waves) -> tuple[Float[np.ndarray, "3 N"], Float[np.ndarray, "3 N"]]:
+    """Returns each beat's global onset and offset, in samples, of P, QRS and T."""
+    onsets, offsets = waves.samples[:, :, 0::3], waves.samples[:, :, 2::3]
+    return _second_smallest(onsets).T, -_second_smallest(-offsets).T
+
+
+def _second_smallest(marks: Float[np.ndarray, "L N 3"]) -> Float[np.ndarray, "N 3"]:
+    """Returns the second smallest over leads; the smallest of fewer than three; NaN of none."""
+    if not len(marks):
+        return np.full(marks.shape[1:], np.nan)
+    ordered = np.sort(marks, axis=0)  # NaN last
+    if len(marks) < 3:
+        return ordered[0]
+    return np.where(np.isfinite(ordered[2]), ordered[1], ordered[0])
+
+
+def _rr(waves: Waves, signal: Float[np.ndarray, "L T"]) -> Float[np.ndarray, " N"]:
+    """Returns the samples from each QRS to the one before it, by the median of the leads' peaks.
+
+    NaN for the first, for a beat without QRS, and where most leads are missing in between: beats
+    may have gone unseen there.
+    """
+    time = _median_over_leads(waves.samples[:, :, 4])
+    rr = np.full(len(time), np.nan)
+    beats = np.flatnonzero(np.isfinite(time))
+    rr[beats[1:]] = np.diff(time[beats])
+    if len(beats) > 1 and not np.isfinite(signal.sum()):
+        gone = np.concatenate([[0], np.cumsum(np.isnan(signal).mean(axis=0) > 0.5)])
+        at = np.clip(time[beats], 0, signal.shape[1]).astype(int)
+        rr[beats[1:]] = np.where(np.diff(gone[at]) > 0, np.nan, rr[beats[1:]])
+    return rr
+
+
+def _median_over_leads(marks: Float[np.ndarray, "L N"]) -> Float[np.ndarray, " N"]:
+    """Returns the median of the leads that have the mark, NaN where none has."""
+    if not marks.size:
+        return np.full(marks.shape[1], np.nan)
+    ordered, beat = np.sort(marks, axis=0), np.arange(marks.shape[1])  # NaN last
+    last = np.isfinite(marks).sum(axis=0) - 1
+    return (ordered[np.maximum(last, 0) // 2, beat] + ordered[(last + 1) // 2, beat]) / 2
+
+
+def _beat_intervals(waves: Waves, ms: float) -> dict[str, Float[np.ndarray, "L N"]]:
+    """Returns the intervals of each beat within each lead."""
+    mark = dict(zip(FIDUCIALS, np.moveaxis(waves.samples, 2, 0), strict=True))
+    return {
+        "pr_ms": (mark["qrs_onset"] - mark["p_onset"]) * ms,
+        "qrs_ms": (mark["qrs_offset"] - mark["qrs_onset"]) * ms,
+        "qt_ms": (mark["t_offset"] - mark["qrs_onset"]) * ms,
+        "p_ms": (mark["p_offset"] - mark["p_onset"]) * ms,
+    }
+
+
+def _amplitudes(
+    signal: Float[np.ndarray, "L T"], waves: Waves
+) -> dict[str, Float[np.ndarray, "L N"]]:
+    """Returns the amplitudes and the net QRS area of each beat within each lead."""
+    rate_hz = waves.sampling_rate_hz
+    mark = dict(zip(FIDUCIALS, np.moveaxis(waves.samples, 2, 0), strict=True))
+    onset, offset = mark["qrs_onset"], mark["qrs_offset"]
+    pq = max(1, round(PQ_MS * rate_hz / 1000))
+    before = _at(signal, onset[..., None] + np.arange(-pq, 0))
+    level = before.mean(axis=-1)
+    j_point = offset + ST_AFTER_J_MS * rate_hz / 1000
+    return {
+        "p_amp_mv": _at(signal, mark["p_peak"]) - level,
+        "t_amp_mv": _at(signal, mark["t_peak"]) - level,
+        "st_mv": _at(signal, j_point) - level,
+    } | _qrs_waves(signal, onset, offset, level, rate_hz)
+
+
+def _qrs_waves(
+    signal: Float[np.ndarray, "L T"],
+    onset: Float[np.ndarray, "L N"],
+    offset: Float[np.ndarray, "L N"],
+    level: Float[np.ndarray, "L N"],
+    rate_hz: float,
+) -> dict[str, Float[np.ndarray, "L N"]]:
+    """Returns Q, R, S and the net area.
+
+    R is the largest height; Q the deepest point before the complex first turns upright, S the
+    deepest after that. A complex that never does (QS) is a Q.
+    """
+    length = offset - onset
+    known = np.isfinite(length) & np.isfinite(level)
+    width = int(np.ceil(length[known].max())) + 1 if known.any() else 1
+    time = np.arange(width)
+    inside = time <= np.where(known, length, -1.0)[..., None]
+    height = _at(signal, onset[..., None] + time) - level[..., None]
+    known &= ~(np.isnan(height) & inside).any(axis=-1)
+    height = np.where(inside & known[..., None], height, 0.0)
+    upright = np.logical_or.accumulate(height >= MIN_WAVE_MV, axis=-1)
+    return {
+        "q_amp_mv": _wave(np.where(upright, 0.0, height).min(axis=-1)),
+        "r_amp_mv": _wave(height.max(axis=-1)),
+        "s_amp_mv": _wave(np.where(upright, height, 0.0).min(axis=-1)),
+        "qrs_area_mv_ms": np.where(known, height.sum(axis=-1) * 1000.0 / rate_hz, np.nan),
+    }
+
+
+def _wave(height_mv: Float[np.ndarray, "L N"]) -> Float[np.ndarray, "L N"]:
+    return np.where(np.abs(height_mv) >= MIN_WAVE_MV, height_mv, np.nan)
+
+
+def _at(
+    signal: Float[np.ndarray, "L T"], samples: Float[np.ndarray, "L *M"]
+) -> Float[np.ndarray, "L *M"]:
+    """Returns the signal at the nearest whole samples; NaN outside and for NaN."""
+    valid = (samples > -0.5) & (samples < signal.shape[1] - 0.5)
+    index = np.where(valid, np.rint(np.nan_to_num(samples)), 0).astype(np.intp)
+    lead = np.arange(len(signal)).reshape(-1, *[1] * (samples.ndim - 1))
+    return np.where(valid, signal[lead, index].astype(np.float64), np.nan)
+
+
+def _summary(
+    waves: Waves,
+    onset_ms: Float[np.ndarray, "3 N"],
+    offset_ms: Float[np.ndarray, "3 N"],
+    rr_ms: Float[np.ndarray, " N"],
+    area: Float[np.ndarray, "L N"],
+) -> dict[str, float | bool | None]:
+    """Returns the numbers of the whole record, None where they are unknown.
+
+    The rate is that of the mean RR, which counts the beats of an irregular rhythm right.
+    """
+    rr = rr_ms[np.isfinite(rr_ms)]
+    rate_bpm = 60000.0 / float(rr.mean()) if len(rr) else None
+    qt_ms = _median(offset_ms[2] - onset_ms[1])
+    qrs = np.isfinite(waves.samples[:, :, 4]).any(axis=0)
+    return {
+        "n_beats": int(qrs.sum()),
+        "heart_rate_bpm": rate_bpm,
+        "rr_sd_ms": float(rr.std(ddof=1)) if len(rr) > 1 else None,
+        "rhythm_regular": bool(np.ptp(rr) <= REGULAR_RR_RANGE_MS) if len(rr) > 1 else None,
+        "p_ms": _median((offset_ms[0] - onset_ms[0])[qrs]),
+        "pr_ms": _median(onset_ms[1] - onset_ms[0]),
+        "qrs_ms": _median(offset_ms[1] - onset_ms[1]),
+        "qt_ms": qt_ms,
+        **corrected_qt(qt_ms, rate_bpm),
+        "axis_deg": _axis(waves.leads, area),
+    }
+
+
+def corrected_qt(qt_ms: float | None, rate_bpm: float | None) -> dict[str, float | None]:
+    """Returns QT corrected for the rate: Bazett 1920, Fridericia 1920, Framingham 1992, Hodges 1983."""
+    if qt_ms is None or rate_bpm is None:
+        return dict.fromkeys(f"qtc_{name}_ms" for name in ("bazett", "fridericia", "framingham", "hodges"))
+    rr_s = 60.0 / rate_bpm
+    return {
+        "qtc_bazett_ms": qt_ms / math.sqrt(rr_s),
+        "qtc_fridericia_ms": qt_ms / math.cbrt(rr_s),
+        "qtc_framingham_ms": qt_ms + 154.0 * (1.0 - rr_s),
+        "qtc_hodges_ms": qt_ms + 1.75 * (rate_bpm - 60.0),
+    }
+
+
+def _axis(leads: tuple[str, ...], area: Float[np.ndarray, "L N"]) -> float | None:
+    """Returns the direction of the frontal QRS vector in degrees, by the beats' median areas."""
+    if "I" not in leads or "aVF" not in leads:
+        return None
+    one, foot = area[leads.index("I")], area[leads.index("aVF")]
+    both: Bool[np.ndarray, " N"] = np.isfinite(one) & np.isfinite(foot)
+    if not both.any():
+        return None
+    x, y = math.sqrt(3.0) * float(np.median(one[both])), 2.0 * float(np.median(foot[both]))
+    return math.degrees(math.atan2(y, x)) if math.hypot(x, y) >= MIN_AREA_MV_MS else None
+
+
+def _median(values: Float[np.ndarray, " N"]) -> float | None:
+    known = values[np.isfinite(values)]
+    return float(np.median(known)) if len(known) else None
