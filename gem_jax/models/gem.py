@@ -9,6 +9,7 @@ Axes: B batch, T tokens, L leads, H W pixels, P feature tokens, D hidden width, 
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -67,16 +68,19 @@ class GemConfig:
 
 @struct.dataclass
 class Batch:
-    """One batch of conversations; `segments` is 0 at padding, `media_index` -1 at text."""
+    """One batch of conversations; `segments` is 0 at padding, `media_index` -1 at text.
 
-    tokens: Int[Array, "B T"]
-    positions: Int[Array, "B T"]
-    segments: Int[Array, "B T"]
-    media_index: Int[Array, "B T"]
-    targets: Int[Array, "B T"]
-    loss_mask: Bool[Array, "B T"]
-    ecg: Float[Array, "B L N"]
-    image: Float[Array, "B H W 3"]
+    Its leaves are numpy's, JAX's, or shapes alone (`abstract_batch`).
+    """
+
+    tokens: Int[Any, "B T"]
+    positions: Int[Any, "B T"]
+    segments: Int[Any, "B T"]
+    media_index: Int[Any, "B T"]
+    targets: Int[Any, "B T"]
+    loss_mask: Bool[Any, "B T"]
+    ecg: Float[Any, "B L N"]
+    image: Float[Any, "B H W 3"]
 
 
 class Gem(nn.Module):
