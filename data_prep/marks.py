@@ -1,7 +1,7 @@
 """The cardiologists' marks of a LUDB record, as Waves.
 
-LUDB keeps one WFDB annotation file a lead (NAME.i … NAME.v6): `p`, `N` and `t` are the peaks of P, QRS and T,
-each between `(` and `)`. Axes: L leads, N beats.
+LUDB keeps one WFDB annotation file a lead (NAME.i … NAME.v6): `p`, `N` and `t` are the peaks
+of P, QRS and T, each between `(` and `)`. Axes: L leads, N beats.
 """
 
 import math
@@ -14,8 +14,8 @@ import numpy as np
 from data_prep.records import LEADS, BadInput, canonical_order, without_suffix
 from data_prep.waves import FIDUCIALS, Waves
 
-# QRS peaks of one heartbeat lie up to 145 ms apart between leads (bundle branch block, paced), those of
-# two heartbeats at least 260 ms.
+# QRS peaks of one heartbeat lie up to 145 ms apart between leads (bundle branch block, paced),
+# those of two heartbeats at least 260 ms.
 _SAME_BEAT_S = 0.16
 # Longest PR: a P wave farther ahead was not conducted to this QRS.
 _MAX_PR_S = 0.5
@@ -74,10 +74,10 @@ def _waves(stem: Path, lead: str) -> list[_Wave]:
         raise BadInput(
             f"{stem}.{lead.lower()}: not a WFDB annotation file: {reason}; fetch it again"
         ) from error
-    return pair_brackets(marks.symbol, [float(sample) for sample in marks.sample])
+    return pair_brackets(marks.symbol, marks.sample.tolist())
 
 
-def pair_brackets(symbols: Sequence[str], samples: Sequence[float]) -> list[_Wave]:
+def pair_brackets(symbols: Sequence[str], samples: Sequence[int]) -> list[_Wave]:
     """Each peak with the brackets around it; of a mark set several times the middle one.
 
     A bracket belongs to a peak if no other mark lies between them. WFDB keeps one mark a sample, so
@@ -99,13 +99,13 @@ def pair_brackets(symbols: Sequence[str], samples: Sequence[float]) -> list[_Wav
     return waves
 
 
-def _runs(symbols: Sequence[str], samples: Sequence[float]) -> list[tuple[str, float]]:
+def _runs(symbols: Sequence[str], samples: Sequence[int]) -> list[tuple[str, float]]:
     runs: list[tuple[str, list[float]]] = []
     for symbol, sample in zip(symbols, samples, strict=True):
         if runs and runs[-1][0] == symbol:
-            runs[-1][1].append(sample)
+            runs[-1][1].append(float(sample))
         else:
-            runs.append((symbol, [sample]))
+            runs.append((symbol, [float(sample)]))
     return [(symbol, marks[len(marks) // 2]) for symbol, marks in runs]
 
 

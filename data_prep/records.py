@@ -53,8 +53,8 @@ class Record:
     def __post_init__(self) -> None:
         if not self.leads or self.leads != canonical_order(self.leads):
             raise ValueError(
-                f"{self.name}: leads {self.leads}: expected names of {LEADS}, each at most once and in "
-                "this order; see data_prep.readers.assemble"
+                f"{self.name}: leads {self.leads}: expected names of {LEADS}, each at most "
+                "once and in this order; see data_prep.readers.assemble"
             )
         if self.signal_mv.dtype != np.float32:
             raise ValueError(f"{self.name}: signal_mv is {self.signal_mv.dtype}, expected float32")
@@ -67,7 +67,8 @@ class Record:
             raise ValueError(f"{self.name}: signal_mv holds no sample, expected at least one")
         if not (math.isfinite(self.sampling_rate_hz) and self.sampling_rate_hz > 0):
             raise ValueError(
-                f"{self.name}: sampling_rate_hz is {self.sampling_rate_hz}, expected a positive number"
+                f"{self.name}: sampling_rate_hz is {self.sampling_rate_hz}, "
+                "expected a positive number"
             )
 
     @property
@@ -105,7 +106,7 @@ def read(path: str | Path) -> Record:
 def find(paths: Sequence[str | Path]) -> list[Path]:
     """Record paths without suffix: those given, and those below the given folders, sorted there.
 
-    A path that is no folder is passed on even if nothing is there, so that `read` says what is wrong.
+    A path that is no folder is passed on even if nothing is there: `read` says what is wrong.
 
     Raises:
       BadInput: nothing was given, or a folder holds no record.
@@ -221,7 +222,7 @@ def _below(folder: Path) -> list[Path]:
 def _bridge(
     signal: Float[np.ndarray, "L T"], missing: Bool[np.ndarray, "L T"]
 ) -> Float[np.ndarray, "L T"]:
-    """The signal with straight lines over what is missing, so that the filter does not spread NaN."""
+    """The signal with straight lines over gaps, so that the filter does not spread NaN."""
     bridged = signal.astype(np.float64)
     for row, gap in zip(bridged, missing, strict=True):
         if gap.all():

@@ -1,9 +1,10 @@
-"""Builds data_prep/sample from the public downloads of LUDB and PTB-XL; the same sources give the same files.
+"""Builds data_prep/sample from the public downloads of LUDB and PTB-XL, always the same files.
 
     python -m data_prep.sample_builder --ludb LUDB_FOLDER --ptbxl PTBXL_FOLDER [--out FOLDER]
 
-What is changed: signals go losslessly into FLAC (WFDB format 516), leads get their usual spelling, and LUDB's
-gains become 1000 per mV (its own scale every lead to 1 mV peak to peak). L leads, N beats, T samples.
+What is changed: signals go losslessly into FLAC (WFDB format 516), leads get their usual spelling,
+and LUDB's gains become 1000 per mV (its own scale every lead to 1 mV peak to peak).
+Axes: N beats, T samples.
 """
 
 import ast
@@ -31,7 +32,7 @@ NUM_TEST = 36
 NUM_DRAWS = 4000
 ADU_PER_MV = 1000.0
 LICENCES = {"ludb": "ODC-By-1.0", "ptbxl": "CC-BY-4.0"}
-# Diagnoses that a small sample must not miss: SCP-ECG codes of PTB-XL, and how many records of each.
+# Diagnoses that a small sample must not miss: SCP-ECG codes of PTB-XL, and how many of each.
 WANTED = {
     **dict.fromkeys(("AFIB", "AFLT", "STACH", "SBRAD", "SARRH", "PACE", "PVC", "PAC"), 4),
     **dict.fromkeys(("CLBBB", "CRBBB", "ILBBB", "IRBBB", "LAFB", "LPFB", "IVCD", "1AVB"), 4),
@@ -118,7 +119,9 @@ def _write(source: Path, out: Path, name: str, gain: float, comments: Sequence[s
     )
     copy = wfdb.rdrecord(str(out / name), physical=False)
     if not np.array_equal(copy.d_signal, record.d_signal):
-        raise RuntimeError(f"{out / name}: samples differ from {source} after FLAC, expected the same")
+        raise RuntimeError(
+            f"{out / name}: samples differ from {source} after FLAC, expected the same"
+        )
 
 
 def _ludb_traits(path: Path) -> Traits:
@@ -133,9 +136,11 @@ def _ludb_traits(path: Path) -> Traits:
 def _traits(
     record: Record, onset: Int[np.ndarray, "N"], offset: Int[np.ndarray, "N"], group: str
 ) -> Traits:
-    """Rate of the median RR, and axis of the median net QRS areas above the level before the QRS."""
+    """Rate of the median RR, axis of the median net QRS areas above the level before the QRS."""
     rr_s = np.median(np.diff(onset)) / record.sampling_rate_hz
-    one, foot = (_net_area(record.signal_mv[LEADS.index(lead)], onset, offset) for lead in ("I", "aVF"))
+    one, foot = (
+        _net_area(record.signal_mv[LEADS.index(lead)], onset, offset) for lead in ("I", "aVF")
+    )
     return Traits(60 / rr_s, float(np.degrees(np.arctan2(2 * foot, np.sqrt(3) * one))), group)
 
 
@@ -149,11 +154,11 @@ def _net_area(
     return float(np.median(areas))
 
 
-def _choose_test(traits: Mapping[str, Traits]) -> set[str]:
-    """The held-out records: of many draws by rhythm, the one most like the rest in rate and axis."""
+def _choose_test(traits: Mapping[str, Traits], num_draws: int = NUM_DRAWS) -> set[str]:
+    """The held-out records: of many draws by rhythm, the one most like the rest."""
     strata = _strata(traits)
     rng = random.Random(0)
-    draws = (_draw(strata, rng, NUM_TEST) for _ in range(NUM_DRAWS))
+    draws = (_draw(strata, rng, NUM_TEST) for _ in range(num_draws))
     return min(draws, key=lambda test: _unlikeness(traits, test))
 
 
@@ -171,7 +176,9 @@ def _draw(strata: Sequence[Sequence[str]], rng: random.Random, size: int) -> set
     total = sum(map(len, strata))
     shares = [len(stratum) * size / total for stratum in strata]
     quota = [int(share) for share in shares]
-    for index in sorted(range(len(strata)), key=lambda i: quota[i] - shares[i])[: size - sum(quota)]:
+    for index in sorted(range(len(strata)), key=lambda i: quota[i] - shares[i])[
+        : size - sum(quota)
+    ]:
         quota[index] += 1
     return {
         name
@@ -202,14 +209,18 @@ def _write_ptbxl(source: Path, out: Path) -> list[str]:
     """Names of the PTB-XL records written: one a patient, spread over diagnoses, rates and axes."""
     with (source / "ptbxl_database.csv").open(encoding="utf-8", newline="") as file:
         rows = {row["ecg_id"].zfill(5): row for row in csv.DictReader(file)}
-    rows = _one_a_patient({name: row for name, row in rows.items() if not row["electrodes_problems"]})
+    rows = _one_a_patient(
+        {name: row for name, row in rows.items() if not row["electrodes_problems"]}
+    )
     traits = {}
     for name, row in rows.items():
         if (trait := _ptbxl_traits(source / row["filename_hr"])) is not None:
             traits[name] = trait
     chosen = _spread({name: rows[name] for name in traits}, traits)
     for name in chosen:
-        _write(source / rows[name]["filename_hr"], out, name, ADU_PER_MV, _ptbxl_comments(rows[name]))
+        _write(
+            source / rows[name]["filename_hr"], out, name, ADU_PER_MV, _ptbxl_comments(rows[name])
+        )
     return chosen
 
 
@@ -234,7 +245,7 @@ def _ptbxl_traits(path: Path) -> Traits | None:
 
 
 def _spread(rows: Mapping[str, dict], traits: Mapping[str, Traits]) -> list[str]:
-    """Records of the wanted diagnoses first, then always the one farthest in rate and axis from all chosen."""
+    """Records of the wanted diagnoses, then those farthest in rate and axis from all chosen."""
     chosen: list[str] = []
     held: Counter[str] = Counter()
     for code, count in WANTED.items():

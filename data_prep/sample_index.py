@@ -68,7 +68,9 @@ def _entries(manifest: Path) -> list[dict]:
     try:
         return json.loads(manifest.read_text(encoding="utf-8"))["records"]
     except FileNotFoundError:
-        raise BadInput(f"{manifest}: missing; the sample needs a checkout of the repository") from None
+        raise BadInput(
+            f"{manifest}: missing; the sample needs a checkout of the repository"
+        ) from None
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise BadInput(
             f"{manifest}: garbled ({error}), expected JSON with 'records'; restore it"
@@ -82,5 +84,6 @@ def _verify(folder: Path, record_id: str, checksums: Mapping[str, str]) -> None:
             raise BadInput(f"{path}: missing, expected a file of record {record_id}; restore it")
         if (got := sha256(path)) != expected:
             raise BadInput(
-                f"{path}: sha256 is {got[:12]}…, expected {expected[:12]}…; the file was altered, restore it"
+                f"{path}: sha256 is {got[:12]}…, expected {expected[:12]}…; "
+                "the file was altered, restore it"
             )

@@ -19,7 +19,7 @@ _COARSE_RATE_HZ = 250.0
 
 
 def lead_name(spelled: str) -> str | None:
-    """The canonical name of a lead (`avr`, `AVR`, `Lead II`, `V1+`), or None if it is no such lead."""
+    """The canonical name of a lead (of `avr`, `Lead II`, `V1+`), or None if there is none."""
     bare = re.sub(r"^lead[ _-]*|\+$", "", spelled.strip().lower())
     return _CANONICAL.get(bare)
 

@@ -86,7 +86,7 @@ def _raw_samples(stem: Path, header: Header, num_samples: int) -> Int[np.ndarray
     import wfdb
 
     try:
-        raw = wfdb.rdrecord(str(stem), sampto=num_samples, physical=False).d_signal
+        raw = wfdb.rdrecord(str(stem), sampto=header.num_samples, physical=False).d_signal
     except (ValueError, LookupError, RuntimeError, OSError) as error:
         reason = " ".join(str(error).split())
         raise BadInput(f"{stem}: wfdb cannot read its samples: {reason}; fetch it again") from error
@@ -120,9 +120,7 @@ def _lead_notes(signals: Sequence[Signal], raw: Int[np.ndarray, "S T"]) -> dict[
         if lead is None:
             continue
         if signal.gain == 0:
-            notes[lead].append(
-                f"no gain in the header: {DEFAULT_GAIN:g} per {signal.unit} assumed, amplitudes unknown"
-            )
+            notes[lead].append(f"no gain in the header: {DEFAULT_GAIN:g} per {signal.unit} assumed")
         if signal.samples_per_frame > 1:
             notes[lead].append(f"{signal.samples_per_frame} samples a frame averaged to one")
         elif not signal.skewed:
@@ -145,8 +143,8 @@ def _false_gains(
 ) -> list[str]:
     """A note if the limb leads fit together in raw samples and not in millivolts.
 
-    Einthoven's and Goldberger's relations hold for any one scale of the leads. If the raw samples obey
-    them to rounding and the millivolts do not, the gains were not the recorder's.
+    Einthoven's and Goldberger's relations hold for any one scale of the leads. If the raw samples
+    obey them to rounding and the millivolts do not, the gains were not the recorder's.
     """
     rows = {lead_name(name): row for row, name in enumerate(names)}
     for relation, weights in _LIMB_RELATIONS.items():

@@ -52,13 +52,14 @@ def _data_file(header_path: Path, name: str) -> Path:
     data = header_path.parent / name
     if not data.is_file():
         raise BadInput(
-            f"{header_path}: its data file {name} is missing (looked for {data}); put it beside the header"
+            f"{header_path}: its data file {name} is missing (looked for {data}); "
+            "put it beside the header"
         )
     folders = {header_path.parent.resolve(), header_path.resolve().parent}
     if data.resolve().parent not in folders:
         raise BadInput(
-            f"{header_path}: its data file {name} is a link that leaves the record's folder, expected the "
-            "file itself; copy it there"
+            f"{header_path}: its data file {name} is a link that leaves the record's folder, "
+            "expected the file itself; copy it there"
         )
     return data
 
@@ -78,7 +79,8 @@ def _frames_held(header_path: Path, data: Path, group: Sequence[Signal]) -> int:
         return _flac_frames(data, group)
     if form not in _BYTES:
         raise BadInput(
-            f"{header_path}: format {form} is unknown, expected one of {', '.join([*_BYTES, *_FLAC])}; "
+            f"{header_path}: format {form} is unknown, "
+            f"expected one of {', '.join([*_BYTES, *_FLAC])}; "
             "convert the record"
         )
     size = max(data.stat().st_size - group[0].byte_offset, 0)
@@ -109,6 +111,6 @@ def _too_short(data: Path, group: Sequence[Signal], expected: int, held: int) ->
     per_frame = sum(signal.samples_per_frame for signal in group)
     needed = group[0].byte_offset + -(-expected * per_frame * _BYTES[form] // 1)
     return (
-        f"{data}: {data.stat().st_size} bytes, expected {needed} ({len(group)} signals of {expected} "
-        f"samples in format {form}); fetch the file again"
+        f"{data}: {data.stat().st_size} bytes, expected {needed} ({len(group)} signals of "
+        f"{expected} samples in format {form}); fetch the file again"
     )

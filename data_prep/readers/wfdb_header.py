@@ -1,7 +1,7 @@
 """A WFDB header as far as a reader must trust it before any sample is read.
 
-https://physionet.org/physiotools/wag/header-5.htm. The `wfdb` package fills gaps with defaults and drops
-letters that are not ASCII (µV would become V); here what is absent stays visible.
+https://physionet.org/physiotools/wag/header-5.htm. The `wfdb` package fills gaps with
+defaults and drops letters that are not ASCII (µV would become V); what is absent stays visible.
 """
 
 import math
@@ -80,8 +80,9 @@ def read_header(path: Path) -> Header:
     signal_lines = numbered[1:]
     if num_signals == 0 or num_signals != len(signal_lines):
         raise BadInput(
-            f"{path}: the record line promises {num_signals} signals and {len(signal_lines)} lines follow, "
-            "expected one line a signal and at least one; fetch the header again"
+            f"{path}: the record line promises {num_signals} signals and "
+            f"{len(signal_lines)} lines follow, expected one line a signal, "
+            "at least one; fetch the header again"
         )
     signals = tuple(_signal_line(f"{path}, line {number}", line) for number, line in signal_lines)
     return Header(rate_hz, num_samples, signals, comments)
@@ -113,15 +114,21 @@ def _record_line(path: Path, line: str) -> tuple[int, float, int | None]:
         )
     if match["rate"] is None:
         raise BadInput(
-            f"{path}: sampling rate is missing, expected it as third field of the first line; add it"
+            f"{path}: sampling rate is missing, expected as third field of the first line; add it"
         )
     rate_hz = _number(path, "sampling rate", match["rate"])
     low, high = _RATES_HZ
     if not low <= rate_hz <= high:
         raise BadInput(
-            f"{path}: sampling rate {match['rate']} Hz, expected {low:g} to {high:g}; correct the header"
+            f"{path}: sampling rate {match['rate']} Hz, expected {low:g} to {high:g}; "
+            "correct the header"
         )
-    return int(match["signals"]), rate_hz, int(match["samples"] or 0) or None
+    num_samples = None if match["samples"] is None else int(match["samples"])
+    if num_samples == 0:
+        raise BadInput(
+            f"{path}: 0 samples a signal, expected at least 1; state their number or leave it out"
+        )
+    return int(match["signals"]), rate_hz, num_samples
 
 
 def _signal_line(where: str, line: str) -> Signal:
@@ -131,13 +138,15 @@ def _signal_line(where: str, line: str) -> Signal:
     if not form or not gain:
         raise BadInput(
             f"{where}: garbled signal line {_short(line)}, expected "
-            "'file format gain(baseline)/unit bits zero first checksum block name'; fetch the file again"
+            "'file format gain(baseline)/unit bits zero first checksum block name'; "
+            "fetch the file again"
         )
     _check_file_name(where, fields[0])
     unit = gain["unit"] or "mV"
     if unit.lower() not in _MV_PER_UNIT:
         raise BadInput(
-            f"{where}: unit {_short(unit)} is no voltage, expected mV, uV, µV, nV or V; correct the header"
+            f"{where}: unit {_short(unit)} is no voltage, expected mV, uV, µV, nV or V; "
+            "correct the header"
         )
     zero = _integer(where, fields, 4) or 0
     return Signal(
@@ -158,12 +167,13 @@ def _signal_line(where: str, line: str) -> Signal:
 def _check_file_name(where: str, name: str) -> None:
     if "/" in name or "\\" in name or ":" in name or name in (".", "..") or name.startswith("~"):
         raise BadInput(
-            f"{where}: file name {_short(name)} leaves the record's folder, expected a plain file name; "
-            "put the data beside the header"
+            f"{where}: file name {_short(name)} leaves the record's folder, "
+            "expected a plain file name; put the data beside the header"
         )
     if not _FILE_NAME.fullmatch(name):
         raise BadInput(
-            f"{where}: file name {_short(name)}, expected letters, digits, - and _ and one dot; rename it"
+            f"{where}: file name {_short(name)}, expected letters, digits, - and _ and one dot; "
+            "rename it"
         )
 
 
