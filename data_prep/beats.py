@@ -12,8 +12,11 @@ from scipy import ndimage, signal
 from data_prep.conditioning import RATE_HZ, filtered, samples_of, windows
 
 # Shares of a beat's top velocity, tuned on LUDB's 120 records: QRS is marked where they are crossed.
-ONSET_SHARE, OFFSET_SHARE = 0.03, 0.07
-HEIGHT_SHARE = 0.4  # of the record's typical outburst: flutter waves stay below, extrasystoles above
+ONSET_SHARE, OFFSET_SHARE = 0.025, 0.045
+LEAD_REACH_MS = 12  # from a joint bound to a lead's own
+HEIGHT_SHARE = (
+    0.4  # of the record's typical outburst: flutter waves stay below, extrasystoles above
+)
 OUTBURST = 2.2  # a record's typical outburst over its median energy; steady noise stays below
 
 
@@ -42,29 +45,40 @@ def qrs_energy(x: Float[np.ndarray, "L T"]) -> Float[np.ndarray, " T"]:
 
 def qrs_bounds(
     x: Float[np.ndarray, "L T"], beats: Int[np.ndarray, " N"]
-) -> tuple[Int[np.ndarray, " N"], Int[np.ndarray, " N"]]:
-    """Returns the first and last sample of each QRS.
+) -> tuple[Float[np.ndarray, "K N"], Float[np.ndarray, "K N"]]:
+    """Returns onset and offset of each QRS: in row 0 of all leads together, then of each lead.
 
-    They lie where the spatial velocity, the length of the leads' joint derivative, leaves and
-    reaches its quiet level around the beat.
+    The joint ones lie where the spatial velocity, the length of the leads' joint derivative, leaves
+    and reaches its quiet level around the beat; a lead's own, by its own velocity, near those.
     """
     slope = np.gradient(filtered(x, 45.0), axis=1)
-    velocity = ndimage.uniform_filter1d(np.sqrt((slope**2).sum(axis=0)), samples_of(8))
-    before, core = samples_of(130), samples_of(60)
+    slope = np.concatenate([np.sqrt((slope**2).sum(axis=0, keepdims=True)), np.abs(slope)])
+    velocity = ndimage.uniform_filter1d(slope, samples_of(8), axis=1)
+    onset, offset = _bounds(velocity, beats)
+    reach = samples_of(LEAD_REACH_MS)
+    onset = np.clip(onset, onset[:1] - reach, onset[:1] + reach)
+    offset = np.clip(offset, offset[:1] - reach, offset[:1] + reach)
+    return onset, offset
+
+
+def _bounds(
+    velocity: Float[np.ndarray, "K T"], beats: Int[np.ndarray, " N"]
+) -> tuple[Int[np.ndarray, "K N"], Int[np.ndarray, "K N"]]:
+    """Returns where each velocity leaves its quiet level before a beat, and reaches it after."""
+    before, core, half = samples_of(130), samples_of(60), samples_of(8)
     window = windows(velocity, beats, -before, samples_of(180))
-    middle = window[:, before - core : before + core]
-    top = middle.max(axis=1, keepdims=True)
-    at_top = before - core + middle.argmax(axis=1, keepdims=True)
-    quiet = np.percentile(window, 10, axis=1, keepdims=True)
-    time = np.arange(window.shape[1])
-    half = samples_of(8)
+    middle = window[..., before - core : before + core]
+    top = middle.max(axis=-1, keepdims=True)
+    at_top = before - core + middle.argmax(axis=-1)[..., None]
+    quiet = np.percentile(window, 10, axis=-1, keepdims=True)
+    time = np.arange(window.shape[-1])
     calm = _calm(window < quiet + ONSET_SHARE * (top - quiet))
-    first = np.where(calm & (time < at_top), time, 0).max(axis=1) + half
+    first = np.where(calm & (time < at_top), time, 0).max(axis=-1) + half
     calm = _calm(window < quiet + OFFSET_SHARE * (top - quiet))
-    last = np.where(calm & (time > at_top), time, time[-1]).min(axis=1) - half
+    last = np.where(calm & (time > at_top), time, time[-1]).min(axis=-1) - half
     return beats - before + first, beats - before + last
 
 
-def _calm(below: Bool[np.ndarray, "N W"]) -> Bool[np.ndarray, "N W"]:
+def _calm(below: Bool[np.ndarray, "K N W"]) -> Bool[np.ndarray, "K N W"]:
     """Returns where all of the 16 ms around a sample are below the threshold."""
-    return ndimage.minimum_filter1d(below.astype(np.uint8), samples_of(16), axis=1).astype(bool)
+    return ndimage.minimum_filter1d(below.astype(np.uint8), samples_of(16), axis=-1).astype(bool)

@@ -41,9 +41,9 @@ def _joint_marks(
     """Returns the marks at the working rate; the QRS peak, a matter of the raw signal, is left out."""
     onset, offset = qrs_bounds(x, beats)
     marks = np.empty((len(x), len(beats), 9))
-    marks[..., 3], marks[..., 4], marks[..., 5] = onset, beats, offset
-    marks[..., 6:9] = find_t(x, onset, offset)
-    marks[..., 0:3] = find_p(x, onset, np.median(marks[..., 8], axis=0))
+    marks[..., 3], marks[..., 4], marks[..., 5] = onset[1:], beats, offset[1:]
+    marks[..., 6:9] = find_t(x, onset[0], offset[0])
+    marks[..., 0:3] = find_p(x, onset[0], np.median(marks[..., 8], axis=0))
     return marks
 
 

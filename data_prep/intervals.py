@@ -223,7 +223,9 @@ def _summary(
 def corrected_qt(qt_ms: float | None, rate_bpm: float | None) -> dict[str, float | None]:
     """Returns QT corrected for the rate: Bazett 1920, Fridericia 1920, Framingham 1992, Hodges 1983."""
     if qt_ms is None or rate_bpm is None:
-        return dict.fromkeys(f"qtc_{name}_ms" for name in ("bazett", "fridericia", "framingham", "hodges"))
+        return dict.fromkeys(
+            f"qtc_{name}_ms" for name in ("bazett", "fridericia", "framingham", "hodges")
+        )
     rr_s = 60.0 / rate_bpm
     return {
         "qtc_bazett_ms": qt_ms / math.sqrt(rr_s),

@@ -16,8 +16,12 @@ from scipy import signal
 from data_prep.conditioning import RATE_HZ, filtered, samples_of, windows
 
 LONGEST_QT_S = 0.56  # at 60 bpm; scaled by the root of RR
-RECORD_LIKENESS = 0.5  # a record's median below it: no P (LUDB: with P >= 0.63, fibrillation <= 0.36)
+RECORD_LIKENESS = (
+    0.5  # a record's median below it: no P (LUDB: with P >= 0.63, fibrillation <= 0.36)
+)
 BEAT_LIKENESS = 0.2
+# How far a lead's peak and its bounds may lie from the joint ones.
+P_REACH_MS, T_REACH_MS = (40, 16), (70, 40)
 SEARCH_MS, PROOF_MS = (280, 24), (240, 32)  # before QRS onset: where P is sought, and believed
 
 
@@ -37,7 +41,7 @@ def find_t(
         if stop >= x.shape[1]:
             stop = x.shape[1] if x.shape[1] - qrs > 0.4 * reach else start
         if stop - start >= samples_of(100):
-            t[:, k] = start + _marks_of(smooth[:, start:stop], samples_of(70), samples_of(24), True)
+            t[:, k] = start + _marks_of(smooth[:, start:stop], T_REACH_MS, settles=True)
     return t
 
 
@@ -57,7 +61,7 @@ def find_p(
     for k in np.flatnonzero(likeness > BEAT_LIKENESS):
         if onset[k] > before - start[k]:
             segment = window[:, k, start[k] :]
-            marks = _marks_of(segment, samples_of(40), 0, False)
+            marks = _marks_of(segment, P_REACH_MS, settles=False)
             p[:, k] = onset[k] - before + start[k] + marks
     return p
 
@@ -95,36 +99,34 @@ def _free_from(
 
 
 def _marks_of(
-    segment: Float[np.ndarray, "L W"], peak_reach: int, bound_reach: int, settles: bool
+    segment: Float[np.ndarray, "L W"], reach_ms: tuple[float, float], settles: bool
 ) -> Float[np.ndarray, "L 3"]:
     """Returns onset, peak and offset of the one wave in the segment, for each lead.
 
     Args:
         segment: the leads between two other waves.
-        peak_reach: how far a lead's peak may lie from the joint one.
-        bound_reach: how far a lead's bounds may lie from the joint ones; 0: not at all.
+        reach_ms: how far a lead's peak, and its bounds, may lie from the joint ones.
         settles: the segment ends at rest (T), so that the offset is sought against its last level;
             else against the chord between its ends.
     """
     width = segment.shape[1]
-    chord = np.linspace(segment[:, 0], segment[:, -1], width, axis=1)
-    above = segment - chord
+    above = segment - np.linspace(segment[:, 0], segment[:, -1], width, axis=1)
     at_rest = segment - segment[:, -1:] if settles else above
-    joint = int((above**2).sum(axis=0).argmax())
-    near = slice(max(joint - peak_reach, 1), min(joint + peak_reach, width - 1))
-    peak = near.start + np.abs(above[:, near]).argmax(axis=1)
-    first = _onset(np.sqrt((above**2).sum(axis=0)), joint)
+    magnitude = np.sqrt((above**2).sum(axis=0))
+    joint = int(magnitude.argmax())
+    first = _onset(magnitude, joint)
     last = _offset(np.sqrt((at_rest**2).sum(axis=0)), joint)
+    of_peak, of_bound = (samples_of(reach) for reach in reach_ms)
+    near = slice(max(joint - of_peak, 1), min(joint + of_peak, width - 1))
+    peaks = near.start + np.abs(above[:, near]).argmax(axis=1)
     marks = np.empty((len(segment), 3))
-    for lead, at in enumerate(peak):
-        onset, offset = first, last
-        if bound_reach:
-            onset = _onset(above[lead] * np.sign(above[lead, at]), at)
-            offset = _offset(at_rest[lead] * np.sign(at_rest[lead, at]), at)
+    for lead, peak in enumerate(peaks):
+        onset = _onset(above[lead] * np.sign(above[lead, peak]), peak)
+        offset = _offset(at_rest[lead] * np.sign(at_rest[lead, peak]), peak)
         marks[lead] = (
-            min(np.clip(onset, first - bound_reach, first + bound_reach), at - 2),
-            at,
-            max(np.clip(offset, last - bound_reach, last + bound_reach), at + 2),
+            min(np.clip(onset, first - of_bound, first + of_bound), peak - 2),
+            peak,
+            max(np.clip(offset, last - of_bound, last + of_bound), peak + 2),
         )
     return marks
 

@@ -1,0 +1,185 @@
+"""Measurements of ECG records: every beat in every lead, the record as a whole, its quality."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_prep.intervals import measure_waves
+from data_prep.measurement import Measurement
+from data_prep.progress import track
+from data_prep.quality import assess
+from data_prep.records import BadInput, Record, find, read
+from data_prep.waves import Method, find_waves
+
+LEAD_COLUMNS = {  # heading: quantity
+    "P mV": "p_amp_mv",
+    "Q mV": "q_amp_mv",
+    "R mV": "r_amp_mv",
+    "S mV": "s_amp_mv",
+    "ST mV": "st_mv",
+    "T mV": "t_amp_mv",
+    "area mV·ms": "qrs_area_mv_ms",
+}
+
+
+def measure(record: Record, method: Method = "rules") -> Measurement:
+    """Returns the measurement of a record: its waves found, measured, its quality assessed."""
+    measured = measure_waves(record, find_waves(record, method))
+    return dataclasses.replace(measured, quality=assess(record, measured))
+
+
+def measure_files(
+    paths: Sequence[str | Path],
+    processes: int = 2,
+    cache_dir: Path | None = None,
+    method: Method = "rules",
+) -> Iterator[Measurement | BadInput]:
+    """Yields for each path, in order, its measurement or why the record cannot be used.
+
+    Args:
+        paths: records, as `records.find` returns them.
+        processes: how many measure at a time; one record or one process needs no other.
+        cache_dir: where measurements are kept, so that a second run only reads them.
+        method: see `find_waves`.
+    """
+    work = partial(_measure_file, cache_dir=cache_dir, method=method)
+    if processes < 2 or len(paths) < 2:
+        yield from map(work, paths)
+        return
+    pool = ProcessPoolExecutor(
+        min(processes, len(paths)),
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=_leave_interrupts_to_parent,
+    )
+    try:
+        yield from pool.map(work, paths, chunksize=4)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _leave_interrupts_to_parent() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _measure_file(
+    path: str | Path, cache_dir: Path | None, method: Method
+) -> Measurement | BadInput:
+    try:
+        record = read(path)
+    except BadInput as bad:
+        return bad
+    if cache_dir is None:
+        return measure(record, method)
+    kept = cache_dir / f"{_fingerprint(record, method)}.json"
+    if kept.is_file():
+        return Measurement.from_json(json.loads(kept.read_text()))
+    measured = measure(record, method)
+    cache_dir.mkdir(parents=True, exist_ok=True)
+    part = kept.with_suffix(f".{os.getpid()}.part")
+    part.write_text(json.dumps(measured.to_json()))
+    os.replace(part, kept)
+    return measured
+
+
+def _fingerprint(record: Record, method: Method) -> str:
+    """Returns a name of everything that a measurement depends on: the record and this package."""
+    said = hashlib.sha256(record.signal_mv.tobytes())
+    rest = (record.name, record.leads, record.sampling_rate_hz, record.derived, record.notes)
+    quality = (sorted(record.lead_notes.items()), record.stored_leads, record.calibrated, method)
+    said.update(repr((rest, quality)).encode())
+    for source in sorted(Path(__file__).parent.glob("*.py")):
+        said.update(source.read_bytes())
+    return said.hexdigest()[:32]
+
+
+def table(measured: Measurement) -> str:
+    """Returns the measurement as lines for people: the record, its leads, what to beware of."""
+    summary = measured.to_json()["global"]
+    numbers = [f"{key} {_shown(value)}" for key, value in summary.items()]
+    lines = [f"{measured.record}: {measured.duration_s:g} s at {measured.sampling_rate_hz:g} Hz"]
+    lines += ["  " + ", ".join(numbers[i : i + 4]) for i in range(0, len(numbers), 4)]
+    lines += ["  lead" + "".join(f"{heading:>11}" for heading in LEAD_COLUMNS)]
+    for i, lead in enumerate(measured.leads):
+        values = (_middle(measured.beats[key][i]) for key in LEAD_COLUMNS.values())
+        cells = "".join(f"{_shown(value):>11}" for value in values)
+        lines.append(f"  {lead:<4}{cells}{'  derived' if lead in measured.derived else ''}")
+    return "\n".join(lines + [f"  ! {reason}" for reason in _warnings(measured.quality)])
+
+
+def _warnings(quality: Any) -> list[str]:
+    leads = [f"{lead}: {r}" for lead, said in quality["leads"].items() for r in said["reasons"]]
+    finding = quality["lead_identity"]["finding"]
+    return [*quality["reasons"], *leads, *([finding] if finding else [])]
+
+
+def _middle(values: np.ndarray) -> float | None:
+    known = values[np.isfinite(values)]
+    return float(np.median(known)) if known.size else None
+
+
+def _shown(value: float | bool | None) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:.2f}" if abs(value) < 10 and not isinstance(value, int) else f"{value:.0f}"
+
+
+def main(
+    records: tuple[Path, ...],
+    *,
+    json: bool = False,
+    processes: int = 2,
+    method: Method = "rules",
+) -> int:
+    """Measure every beat in every lead of records: intervals, amplitudes, axis, rhythm, quality.
+
+    Args:
+        records: Records (with or without suffix) and folders, which are searched to their depths.
+        json: Print one JSON object a record instead of tables.
+        processes: Work on so many records at a time.
+        method: How waves are found: by our rules, or by neurokit2 on the same beats.
+    """
+    paths, num_bad = _paths(records)
+    results = measure_files(paths, processes, method=method)
+    if len(paths) > 1 and not sys.stdout.isatty():
+        results = track(results, len(paths), "measure")
+    for result in results:
+        if isinstance(result, BadInput):
+            num_bad += 1
+            print(f"gem-jax measure: {result}", file=sys.stderr)
+        else:
+            print(_line(result) if json else table(result) + "\n")
+    return 2 if num_bad else 0
+
+
+def _paths(given: Sequence[Path]) -> tuple[list[Path], int]:
+    """Returns the records of what was given, and how many of it held none, each said on stderr."""
+    if not given:
+        raise BadInput("no record given; expected paths of records or folders")
+    paths: dict[Path, None] = {}
+    num_bad = 0
+    for path in given:
+        try:
+            paths.update(dict.fromkeys(find([path])))
+        except BadInput as bad:
+            num_bad += 1
+            print(f"gem-jax measure: {bad}", file=sys.stderr)
+    return list(paths), num_bad
+
+
+def _line(measured: Measurement) -> str:
+    return json.dumps(measured.to_json(), allow_nan=False)

@@ -1,0 +1,54 @@
+"""Marks by neurokit2's wavelet delineation, lead by lead on our beats: the peer to compare with."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from data_prep.beats import find_beats
+from data_prep.conditioning import RATE_HZ, alive_leads, at_working_rate
+from data_prep.delineate import MIN_DURATION_S
+
+# Its columns in the order of waves.FIDUCIALS; the R peak it takes as given.
+COLUMNS = (
+    "ECG_P_Onsets",
+    "ECG_P_Peaks",
+    "ECG_P_Offsets",
+    "ECG_R_Onsets",
+    None,
+    "ECG_R_Offsets",
+    "ECG_T_Onsets",
+    "ECG_T_Peaks",
+    "ECG_T_Offsets",
+)
+
+
+def delineate(
+    signal_mv: Float[np.ndarray, "L T"], sampling_rate_hz: float
+) -> Float[np.ndarray, "L N 9"]:
+    """Returns the marks of each beat as whole samples of `signal_mv`; NaN for what is not there."""
+    num_leads, num_samples = signal_mv.shape
+    alive = alive_leads(signal_mv)
+    beats = np.empty(0, dtype=int)
+    if num_samples >= MIN_DURATION_S * sampling_rate_hz and alive.any():
+        x = at_working_rate(signal_mv[alive], sampling_rate_hz)
+        beats = find_beats(x)
+    marks = np.full((num_leads, len(beats), len(COLUMNS)), np.nan)
+    if len(beats) > 2:  # it learns the width of its windows from the beats
+        marks[alive] = [_lead(row, beats) for row in x]
+    return np.round(marks * (sampling_rate_hz / RATE_HZ))
+
+
+def _lead(row: Float[np.ndarray, " T"], beats: Int[np.ndarray, " N"]) -> Float[np.ndarray, "N 9"]:
+    import neurokit2
+
+    marks = np.full((len(beats), len(COLUMNS)), np.nan)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of empty slices, where it finds no wave
+        clean = neurokit2.ecg_clean(row, sampling_rate=RATE_HZ)
+        found = neurokit2.ecg_delineate(clean, beats, sampling_rate=RATE_HZ, method="dwt")[1]
+    for i, column in enumerate(COLUMNS):
+        marks[:, i] = beats if column is None else np.asarray(found[column], dtype=float)
+    return marks
