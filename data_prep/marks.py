@@ -36,20 +36,24 @@ class _Beat(NamedTuple):
     waves: tuple[_Wave, ...]
 
 
-def read_marks(record_path: str | Path) -> Waves:
+def read_marks(record_path: str | Path, leads: Sequence[str] = LEADS) -> Waves:
     """The marked waves of a LUDB record; beat k is the same heartbeat in every lead.
 
     A bracket that the cardiologists left out is NaN. A P wave without its QRS is a beat of its own.
+
+    Args:
+      record_path: with or without a suffix of WFDB.
+      leads: those whose marks are read, where they have any.
 
     Raises:
       BadInput: the record has no annotation file, or one cannot be read.
     """
     stem = without_suffix(Path(record_path))
-    files = {lead: stem.with_name(f"{stem.name}.{lead.lower()}") for lead in LEADS}
+    files = {lead: stem.with_name(f"{stem.name}.{lead.lower()}") for lead in canonical_order(leads)}
     marked = canonical_order(lead for lead, path in files.items() if path.is_file())
     if not marked:
         raise BadInput(
-            f"{record_path}: no marks: looked for {files['I']} and those of other leads; "
+            f"{record_path}: no marks: looked for {stem}.i to {stem}.v6; "
             "expected a LUDB record with its annotation files"
         )
     rate_hz = _sampling_rate_hz(stem)

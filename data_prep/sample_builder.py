@@ -124,8 +124,8 @@ def _write(source: Path, out: Path, name: str, gain: float, comments: Sequence[s
         )
 
 
-def _ludb_traits(path: Path) -> Traits:
-    record, waves = read(path), read_marks(path)
+def _ludb_traits(path: Path, leads: Sequence[str] = LEADS) -> Traits:
+    record, waves = read(path), read_marks(path, leads)
     onset = np.nanmedian(waves.samples[:, :, FIDUCIALS.index("qrs_onset")], axis=0)
     offset = np.nanmedian(waves.samples[:, :, FIDUCIALS.index("qrs_offset")], axis=0)
     marked = ~np.isnan(onset + offset)

@@ -14,9 +14,9 @@ from wfdb_records import edit_header, samples, write
 
 # The gains of LUDB's original header of record 1, each set so that its lead spans 1 mV.
 LUDB_GAINS = (
-    "1716(6) 1206(2) 1229(-5) 1368(-5) 1368(5) 698(-1) "
-    "1372(-1) 1572(2) 2259(3) 2317(4) 2074(4) 1457(1)"
-).split()
+    *("1716(6)", "1206(2)", "1229(-5)", "1368(-5)", "1368(5)", "698(-1)"),
+    *("1372(-1)", "1572(2)", "2259(3)", "2317(4)", "2074(4)", "1457(1)"),
+)
 
 
 @pytest.fixture

@@ -107,7 +107,8 @@ def test_flac_keeps_every_digital_sample(tmp_path):
 
 
 def test_held_out_records_spread_like_the_rest():
-    traits = {r.id: _ludb_traits(r.path) for r in RECORDS if r.corpus == "ludb"}
+    ludb = [record for record in RECORDS if record.corpus == "ludb"]
+    traits = {record.id: _ludb_traits(record.path, ("I", "II", "aVF")) for record in ludb}
     test = {record.id for record in RECORDS if record.split == "test"}
     for what in ("rate_bpm", "axis_deg"):
         held = [getattr(traits[name], what) for name in traits if name in test]

@@ -9,7 +9,7 @@ TWELVE = ("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "
 
 
 def samples(num_samples: int = 1000, rate_hz: float = 100.0) -> dict[str, np.ndarray]:
-    """Digital samples of twelve leads, 1000 per mV, that obey Einthoven and Goldberger to rounding."""
+    """Digital samples of twelve leads, 1000 per mV, that obey Einthoven and Goldberger."""
     time_s = np.arange(num_samples) / rate_hz
     beat = 900 * np.exp(-((((time_s % 0.8) - 0.4) / 0.03) ** 2))
     one, foot = np.round(0.8 * beat), np.round(0.5 * beat + 40 * np.sin(2 * np.pi * time_s))
@@ -17,10 +17,8 @@ def samples(num_samples: int = 1000, rate_hz: float = 100.0) -> dict[str, np.nda
     three = two - one
     limb = (one, two, three, -(one + two) / 2, (one - three) / 2, (two + three) / 2)
     chest = [np.round(beat * scale) for scale in (-0.6, -0.2, 0.4, 0.9, 1.0, 0.8)]
-    return {
-        lead: np.floor(row).astype(np.int16)
-        for lead, row in zip(TWELVE, (*limb, *chest), strict=True)
-    }
+    rows = zip(TWELVE, (*limb, *chest), strict=True)
+    return {lead: np.floor(row).astype(np.int16) for lead, row in rows}
 
 
 def write(
