@@ -69,6 +69,8 @@ class Trace:
 
 @dataclass(frozen=True)
 class Row:
+    """Edges and zero line of a row, from the top of the page."""
+
     top_mm: float
     zero_mm: float
     bottom_mm: float

@@ -40,7 +40,7 @@ class Paper:
         """Draws a trace; a single point becomes a dot."""
         points = points_mm * (self.px_per_mm * self._fine) - 0.5
         if len(points) == 1:
-            points = np.concatenate([points, points + [[self._stroke_px / 2, 0.0]]])
+            points = points + np.array([[0.0, 0.0], [self._stroke_px / 2, 0.0]])
         points = thin_out(points, 0.7 * self._fine)
         self._pen.line(points.ravel().tolist(), 255, self._stroke_px)
 

@@ -36,9 +36,9 @@ HEADER_TEXT_MM = 3.5
 def render(
     record: Record,
     layout: str = "3x4+1",
-    speed_mm_per_s: float = 25.0,
-    gain_mm_per_mv: float = 10.0,
-    dpi: float = 200.0,
+    speed_mm_per_s: float | int = 25,
+    gain_mm_per_mv: float | int = 10,
+    dpi: float | int = 200,
 ) -> Page:
     """Page with the first 10 s of `record`; at 200 dpi it is 2200 x 1700 pixels.
 
@@ -49,19 +49,19 @@ def render(
     Raises:
         BadInput: unknown layout, or a speed, gain or resolution that gives no page.
     """
-    _check_arguments(layout, speed_mm_per_s, gain_mm_per_mv, dpi)
+    speed, gain, dpi = float(speed_mm_per_s), float(gain_mm_per_mv), float(dpi)
+    _check_arguments(layout, speed, gain, dpi)
     plan = LAYOUTS[layout]
-    traces = traces_of(record, plan, speed_mm_per_s, gain_mm_per_mv)
-    height_mm = plan.height_mm * max(1.0, gain_mm_per_mv / 10)
-    rows = share_height(traces, gain_mm_per_mv, height_mm)
-    paper = _blank(PAGE_S * speed_mm_per_s, height_mm, dpi / 25.4)
-    cut = _draw_traces(paper, traces, rows, gain_mm_per_mv)
+    traces = traces_of(record, plan, speed, gain)
+    height_mm = plan.height_mm * max(1.0, gain / 10)
+    rows = share_height(traces, gain, height_mm)
+    paper = _blank(PAGE_S * speed, height_mm, dpi / 25.4)
+    cut = _draw_traces(paper, traces, rows, gain)
     for trace in traces:
         _label(paper, trace, rows[trace.row], record)
-    _header(paper, record, (layout, speed_mm_per_s, gain_mm_per_mv), cut)
-    panels = {t.name: _panel(paper, t, rows[t.row], record, gain_mm_per_mv) for t in traces}
-    scale = (dpi / 25.4, float(speed_mm_per_s), float(gain_mm_per_mv))
-    return Page(paper.image, panels, *scale, layout, tuple(cut))
+    _header(paper, record, (layout, speed, gain), cut)
+    panels = {t.name: _panel(paper, t, rows[t.row], record, gain) for t in traces}
+    return Page(paper.image, panels, dpi / 25.4, speed, gain, layout, tuple(cut))
 
 
 def _check_arguments(layout: str, speed: float, gain: float, dpi: float) -> None:

@@ -88,10 +88,10 @@ def _ticks(low: float, high: float) -> list[float]:
     step = 10 ** math.floor(math.log10(span / 4))
     step = next(step * k for k in (1, 2, 5, 10) if span / (step * k) <= 5)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    return [round(k * step, 10) for k in range(first, max(last, first + 1) + 1)]
+    return [round(float(k * step), 10) for k in range(first, max(last, first + 1) + 1)]
 
 
-def _place(value: float, ticks: Sequence[float], start: float, end: float) -> float:
+def _place(value: float, ticks: Sequence[float], start: int, end: int) -> float:
     return start + (end - start) * (value - ticks[0]) / (ticks[-1] - ticks[0])
 
 

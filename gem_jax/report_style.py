@@ -56,9 +56,10 @@ code { font: .86em ui-monospace, SFMono-Regular, Menlo, Consolas, monospace;
 .card dt { color: var(--soft); } .card dd { margin: 0; overflow-wrap: anywhere; }
 .card .one + .one { border-top: 1px solid var(--rule); margin-top: 8px; padding-top: 8px; }
 /* The card of the claim in hand follows the answer, or stays at the lower edge of the screen. */
-.js .cards { display: block; position: sticky; bottom: 10px; z-index: 4; }
+.js .cards { display: block; position: sticky; bottom: 10px; z-index: 4; pointer-events: none; }
 .js .card { display: none; }
-.js .card.on { display: block; margin-bottom: 16px; box-shadow: 0 4px 18px rgb(29 35 48 / .13); }
+.js .card.on { display: block; margin-bottom: 16px;
+  box-shadow: 0 4px 18px rgb(29 35 48 / .13); }
 
 .curves { display: grid; grid-template-columns: repeat(auto-fit, minmax(290px, 1fr)); gap: 20px; }
 .curves figure { margin: 0; background: var(--card); border: 1px solid var(--rule);
@@ -136,7 +137,11 @@ document.querySelectorAll('.reading').forEach(function (reading) {
     claim.addEventListener('mouseleave', function () { if (kept) show(kept); else hide(); });
     claim.addEventListener('focus', function () { kept = claim; show(claim); });
     claim.addEventListener('blur', release);
-    claim.addEventListener('click', function () { claim.focus(); });
+    claim.addEventListener('click', function () {
+      claim.focus();
+      // Where the page stays above the answer, it is moved up: the card would hide the answer.
+      if (getComputedStyle(ecg).position === 'sticky') ecg.scrollIntoView({ block: 'start' });
+    });
   });
   document.addEventListener('keydown', function (event) {
     if (event.key === 'Escape') release();

@@ -67,12 +67,12 @@ def test_every_peak_is_drawn_where_the_map_says(layout: str) -> None:
     page = render(record, layout)
     assert set(page.boxes) >= set(LEADS)
     for name, panel in page.panels.items():
-        peak_mv = record.signal_mv[record.leads.index(panel.lead)].max()
-        time_s = np.floor(panel.start_s) + 1.5
+        peak_mv = float(record.signal_mv[record.leads.index(panel.lead)].max())
+        time_s = float(np.floor(panel.start_s)) + 1.5
         x, y = page.to_pixel(name, time_s, peak_mv)
         top = column(page, name, time_s).min()
         assert abs(top - y) <= 3, name  # the tip of a thick line
-        found, time_back_s, value_mv = page.from_pixel(round(x), round(y))
+        found, time_back_s, value_mv = page.from_pixel(float(round(x)), float(round(y)))
         assert found == name
         assert abs(time_back_s - time_s) * page.px_per_s <= 0.51
         assert abs(value_mv - peak_mv) * page.px_per_mv <= 0.51
@@ -91,7 +91,7 @@ def test_boxes_do_not_overlap_and_lie_on_the_page() -> None:
 
 def test_outside_all_leads_the_map_refuses() -> None:
     with pytest.raises(ValueError, match="inside a lead"):
-        render(beats(), dpi=40).from_pixel(0, 0)
+        render(beats(), dpi=40).from_pixel(0.0, 0.0)
 
 
 def test_double_speed_doubles_the_width_of_a_second() -> None:
@@ -135,7 +135,10 @@ def test_a_tall_lead_gets_room_and_leaves_its_neighbours_alone() -> None:
     page = render(tall)
     assert page.cut == ()
     assert (
-        abs(column(page, "V2", 6.5).min() - page.to_pixel("V2", 6.5, tall.signal_mv[7].max())[1])
+        abs(
+            column(page, "V2", 6.5).min()
+            - page.to_pixel("V2", 6.5, float(tall.signal_mv[7].max()))[1]
+        )
         < 4
     )
     assert page.image.size == render(beats()).image.size
@@ -190,7 +193,7 @@ def test_the_same_record_gives_the_same_bytes_and_another_does_not() -> None:
 
 def test_bad_arguments_are_told_in_one_line() -> None:
     for wrong in ({"layout": "4x4"}, {"gain_mm_per_mv": 0}, {"dpi": 5}, {"speed_mm_per_s": -1}):
-        with pytest.raises(BadInput, match="got .* expected") as error:
+        with pytest.raises(BadInput, match=r"got .* expected") as error:
             render(beats(), **wrong)
         assert "\n" not in str(error.value)
 
