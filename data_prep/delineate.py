@@ -38,7 +38,7 @@ def delineate(
 def _joint_marks(
     x: Float[np.ndarray, "L T"], beats: Int[np.ndarray, " N"]
 ) -> Float[np.ndarray, "L N 9"]:
-    """Returns the marks at the working rate; the QRS peak, a matter of the raw signal, is left out."""
+    """Returns the marks at the working rate; the QRS peak is only the middle of the beat."""
     onset, offset = qrs_bounds(x, beats)
     marks = np.empty((len(x), len(beats), 9))
     marks[..., 3], marks[..., 4], marks[..., 5] = onset[1:], beats, offset[1:]
@@ -75,7 +75,7 @@ def _extremum(height: Float[np.ndarray, " W"], first: int) -> float:
 
 
 def _nearby_extremum(
-    row: Float[np.ndarray, " T"], wave: Float[np.ndarray, "3"], reach: int
+    row: Float[np.ndarray, " T"], wave: Float[np.ndarray, " 3"], reach: int
 ) -> float:
     """Returns the wave's raw extremum near its peak; the peak itself on a slope without one."""
     first, peak, last = np.clip(wave, 0, len(row) - 1).astype(int)

@@ -1,8 +1,8 @@
 """Intervals, amplitudes, axis and rhythm from a record and its marks.
 
-Definitions: amplitudes count from the beat's PQ level, the mean of the 16 ms before QRS onset; ST is
-taken 60 ms after the J point; a beat's global onset is the second earliest over the leads and its
-global offset the second latest, so that no stray lead sets an interval (with fewer than three
+Amplitudes count from the beat's PQ level, the mean of the 16 ms before QRS onset; ST is 60 ms after
+the J point; a beat's global onset is the second earliest over the leads and its global offset the
+second latest, so that no stray lead sets an interval (with fewer than three
 leads that have the mark: earliest and latest); intervals of the record are medians over its beats.
 
 Axes: L leads, T samples, N beats, W samples of a QRS.
@@ -25,8 +25,8 @@ PQ_MS = 16.0
 ST_AFTER_J_MS = 60.0
 # A deflection from this size on is a wave (CSE Working Party, Eur Heart J 6 (1985) 815).
 MIN_WAVE_MV = 0.02
-# Longest less shortest RR of a regular rhythm: the usual bound of sinus arrhythmia (Soos and McComb,
-# Sinus Arrhythmia, StatPearls).
+# Longest less shortest RR of a regular rhythm: the usual bound of sinus arrhythmia
+# (Soos and McComb, Sinus Arrhythmia, StatPearls).
 REGULAR_RR_RANGE_MS = 120.0
 MIN_AREA_MV_MS = 0.5  # a shorter frontal vector has no direction to speak of
 AMPLITUDES = (
@@ -182,8 +182,8 @@ def _wave(height_mv: Float[np.ndarray, "L N"]) -> Float[np.ndarray, "L N"]:
 
 
 def _at(
-    signal: Float[np.ndarray, "L T"], samples: Float[np.ndarray, "L *M"]
-) -> Float[np.ndarray, "L *M"]:
+    signal: Float[np.ndarray, "L T"], samples: Float[np.ndarray, "L ..."]
+) -> Float[np.ndarray, "L ..."]:
     """Returns the signal at the nearest whole samples; NaN outside and for NaN."""
     valid = (samples > -0.5) & (samples < signal.shape[1] - 0.5)
     index = np.where(valid, np.rint(np.nan_to_num(samples)), 0).astype(np.intp)
@@ -221,7 +221,7 @@ def _summary(
 
 
 def corrected_qt(qt_ms: float | None, rate_bpm: float | None) -> dict[str, float | None]:
-    """Returns QT corrected for the rate: Bazett 1920, Fridericia 1920, Framingham 1992, Hodges 1983."""
+    """Returns QT corrected for the rate by Bazett, Fridericia, Framingham and Hodges."""
     if qt_ms is None or rate_bpm is None:
         return dict.fromkeys(
             f"qtc_{name}_ms" for name in ("bazett", "fridericia", "framingham", "hodges")

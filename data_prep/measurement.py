@@ -62,7 +62,9 @@ class Measurement:
 
     def to_json(self) -> dict[str, Any]:
         """Returns the object that `measure --json` prints: null for what is unknown."""
-        columns = [_whole(self.waves.samples[:, :, i]) for i in range(len(FIDUCIALS))]
+        columns: list[list[list[Any]]] = [
+            _whole(self.waves.samples[:, :, i]) for i in range(len(FIDUCIALS))
+        ]
         columns += [_rounded(self.beats[key], key) for key in BEAT_QUANTITIES]
         keys = (*FIDUCIALS, *BEAT_QUANTITIES)
         leads = {

@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from data_prep.beats import find_beats
 from data_prep.conditioning import RATE_HZ, alive_leads, at_working_rate
 from data_prep.delineate import MIN_DURATION_S
+from data_prep.waves import QRS_PEAK
 
 # Its columns in the order of waves.FIDUCIALS; the R peak it takes as given.
 COLUMNS = (
@@ -50,5 +51,12 @@ def _lead(row: Float[np.ndarray, " T"], beats: Int[np.ndarray, " N"]) -> Float[n
         clean = neurokit2.ecg_clean(row, sampling_rate=RATE_HZ)
         found = neurokit2.ecg_delineate(clean, beats, sampling_rate=RATE_HZ, method="dwt")[1]
     for i, column in enumerate(COLUMNS):
-        marks[:, i] = beats if column is None else np.asarray(found[column], dtype=float)
+        if column is None:
+            marks[:, i] = beats
+            continue
+        at = np.asarray(found[column], dtype=float)
+        at = at[np.isfinite(at)]  # beats may be missing from its lists: each is told by its place
+        beat = np.searchsorted(beats, at) if i < QRS_PEAK else np.searchsorted(beats, at) - 1
+        known = (beat >= 0) & (beat < len(beats))
+        marks[beat[known], i] = at[known]
     return marks

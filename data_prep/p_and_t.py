@@ -16,9 +16,7 @@ from scipy import signal
 from data_prep.conditioning import RATE_HZ, filtered, samples_of, windows
 
 LONGEST_QT_S = 0.56  # at 60 bpm; scaled by the root of RR
-RECORD_LIKENESS = (
-    0.5  # a record's median below it: no P (LUDB: with P >= 0.63, fibrillation <= 0.36)
-)
+RECORD_LIKENESS = 0.5  # median; in LUDB >= 0.63 with P, <= 0.36 in fibrillation
 BEAT_LIKENESS = 0.2
 # How far a lead's peak and its bounds may lie from the joint ones.
 P_REACH_MS, T_REACH_MS = (40, 16), (70, 40)
@@ -71,7 +69,7 @@ def p_likeness(
     onset: Int[np.ndarray, " N"],
     t_offset: Float[np.ndarray, " N"],
 ) -> Float[np.ndarray, " N"]:
-    """Returns the correlation, over leads and time, of each beat's way to the QRS with the others' mean.
+    """Returns the correlation of each beat's way to the QRS, over all leads, with the others' mean.
 
     A single beat has no others: its likeness is 1.
     """

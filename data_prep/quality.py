@@ -1,4 +1,4 @@
-"""What to beware of in a record: its notes, noise, and whether the limb leads are what they are called.
+"""What to beware of in a record: notes, noise, and whether limb leads are what they are called.
 
 Axes: L leads, T samples, N beats.
 """
@@ -31,7 +31,7 @@ ARM_SWAP = {"I": "-I", "II": "III", "III": "II", "aVR": "aVL", "aVL": "aVR"}
 
 
 def assess(record: Record, measured: Measurement) -> dict[str, Any]:
-    """Returns the `quality` of a measurement: reasons of the record, of each lead, lead identity."""
+    """Returns the `quality` of a measurement: reasons of record and leads, lead identity."""
     return {
         "reasons": _reasons(record, measured),
         "leads": {lead: {"reasons": _lead_reasons(record, lead)} for lead in record.leads},
@@ -93,7 +93,7 @@ def lead_identity(record: Record, beats: Mapping[str, Float[np.ndarray, "L N"]])
     found = _true_names(covariance)
     if found is None:
         said = "limb leads do not fulfil I + III = II and its like, nor does any exchange of them"
-        return _verdict("suspect", said, stored)
+        return _verdict("unknown", said, stored)
     wrong = ", ".join(f"{lead} is {is_}" for lead, is_ in found.items() if lead != is_)
     return _verdict(
         "suspect", f"limb leads fulfil I + III = II and its like if {wrong}", stored, found
@@ -117,9 +117,10 @@ def _electrodes(record: Record, beats: Mapping[str, Float[np.ndarray, "L N"]]) -
 
 
 def _true_names(covariance: Float[np.ndarray, "6 6"]) -> dict[str, str] | None:
-    """Returns for each limb lead the lead it really is (`-` before an inverted one), None if none fits.
+    """Returns for each limb lead the lead it really is, `-` before an inverted one; None: none fits.
 
-    Of all exchanges and inversions that fulfil the relations, the one that changes least.
+    Of all exchanges and inversions that fulfil the relations, the one that inverts and then
+    changes least.
     """
     orders = np.array(list(itertools.permutations(range(6))))
     for num_inverted in range(4):
