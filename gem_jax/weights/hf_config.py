@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gem_jax.models.gem import GemConfig
+from gem_jax.models.layers import projector_depth
 from gem_jax.models.llm import LlmConfig
 from gem_jax.weights.files import WeightsError, read_json
 from gem_jax.weights.tower_config import (
@@ -27,6 +28,10 @@ from gem_jax.weights.tower_config import (
 LLAMA = "LlavaLlamaForCausalLM"
 QWEN = "LlavaQwenForCausalLM"
 MODEL_TYPES = {LLAMA: "llava_llama", QWEN: "llava_qwen"}
+# The original takes the conversation template from the folder's name; a model that was trained
+# with another than its architecture's says so by a key of ours, which transformers carries along.
+TEMPLATES = {LLAMA: "vicuna_v1", QWEN: "qwen"}
+TEMPLATE_KEY = "conversation_template"
 VISION_DIR = "clip_vision"
 ECG_DIR = "ecg_tower"
 # The transformers release that the original is pinned to.
@@ -34,11 +39,12 @@ TRANSFORMERS_VERSION = "4.37.2"
 
 READ = words(
     """
-    architectures bos_token_id ecg_hidden_size ecg_projector_type eos_token_id head_dim
-    hidden_size image_aspect_ratio intermediate_size max_position_embeddings mm_ecg_tower
-    mm_hidden_size mm_projector_type mm_vision_select_layer mm_vision_tower num_attention_heads
-    num_hidden_layers num_key_value_heads open_clip_config pad_token_id rms_norm_eps rope_theta
-    tie_word_embeddings tokenizer_model_max_length unfreeze_mm_vision_tower vocab_size
+    architectures bos_token_id conversation_template ecg_hidden_size ecg_projector_type
+    eos_token_id head_dim hidden_size image_aspect_ratio intermediate_size max_position_embeddings
+    mm_ecg_tower mm_hidden_size mm_projector_type mm_vision_select_layer mm_vision_tower
+    num_attention_heads num_hidden_layers num_key_value_heads open_clip_config pad_token_id
+    rms_norm_eps rope_theta tie_word_embeddings tokenizer_model_max_length
+    unfreeze_mm_vision_tower vocab_size
     """
 )
 FIXED: dict[str, tuple] = GENERIC_FIXED | {
@@ -97,6 +103,8 @@ def read_official(folder: Path, vision: Path | None) -> Official:
     ecg_config = read_ecg(_ecg_dir(folder, values, where), values.get("open_clip_config"))
     _agree(values, "mm_hidden_size", vision_config.hidden_dim, vision_dir, where)
     _agree(values, "ecg_hidden_size", ecg_config.width, folder, where)
+    for key in ("ecg_projector_type", "mm_projector_type"):
+        build(projector_depth, f"{where}: {key}", kind=value(values, key, str, where))
     bos = value(values, "bos_token_id", int, where)
     length = values.get("max_position_embeddings")
     config = build(
@@ -114,6 +122,7 @@ def read_official(folder: Path, vision: Path | None) -> Official:
         pad_token_id=value(values, "pad_token_id", int, where, 0 if architecture == LLAMA else bos),
         image_mode=value(values, "image_aspect_ratio", str, where, "ori"),
         max_length=size(values, "tokenizer_model_max_length", where, length),
+        template=value(values, TEMPLATE_KEY, str, where, TEMPLATES[architecture]),
     )
     own = value(values, "unfreeze_mm_vision_tower", bool, where, False)
     return Official(config, vision_dir, own)
@@ -128,7 +137,9 @@ def config_json(config: GemConfig) -> dict[str, Any]:
     _require_expressible(config)
     llm = config.llm
     architecture = QWEN if llm.qkv_bias else LLAMA
-    own = {"use_sliding_window": False} if llm.qkv_bias else LLAMA_ONLY
+    own: dict[str, Any] = {"use_sliding_window": False} if llm.qkv_bias else LLAMA_ONLY
+    if config.template != TEMPLATES[architecture]:
+        own = own | {TEMPLATE_KEY: config.template}
     return {
         "architectures": [architecture],
         "attention_dropout": 0.0,

@@ -4,7 +4,7 @@ A key that changes the computation must have the value that is computed here; ke
 nothing are listed; every other key is refused by name.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -87,10 +87,10 @@ def size(values: Mapping[str, Any], key: str, where: Path, default: int | None =
     return found
 
 
-def build(kind: type[T], where: Path, **fields: Any) -> T:
-    """Returns the dataclass; WeightsError naming `where` when it refuses its fields."""
+def build(make: Callable[..., T], where: Path | str, /, **fields: Any) -> T:
+    """Returns what `make` makes of its fields; WeightsError naming `where` when it refuses them."""
     try:
-        return kind(**fields)
+        return make(**fields)
     except ValueError as error:
         raise WeightsError(f"{where}: {error}") from error
 
