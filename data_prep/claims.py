@@ -12,7 +12,7 @@ from data_prep.findings import number
 from data_prep.phrases import Claim, Value, parse
 
 if TYPE_CHECKING:
-    from data_prep.measure import Measurement
+    from data_prep.measurement import Measurement
 
 __all__ = ["TOLERANCES", "Claim", "Tolerance", "Verdict", "check", "parse"]
 

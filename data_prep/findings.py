@@ -15,7 +15,7 @@ from data_prep.criteria import AXIS_CATEGORIES, CHEST, contiguous, holds
 from data_prep.waves import FIDUCIALS
 
 if TYPE_CHECKING:
-    from data_prep.measure import Measurement
+    from data_prep.measurement import Measurement
 
 Polarity = Literal["upright", "flat", "inverted"]
 

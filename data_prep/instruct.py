@@ -12,7 +12,7 @@ from data_prep.records import BadInput
 from data_prep.teachers import Style, template_answer
 
 if TYPE_CHECKING:
-    from data_prep.measure import Measurement
+    from data_prep.measurement import Measurement
 
 IMAGE_TOKEN = "<image>"
 QUESTIONS: Mapping[Style, str] = {

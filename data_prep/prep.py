@@ -11,16 +11,18 @@ import io
 import json
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from data_prep.instruct import grounding_record
-from data_prep.measure import Measurement, measure_files, measure_waves
+from data_prep.intervals import measure_waves
+from data_prep.measure import measure_files
+from data_prep.measurement import Measurement
 from data_prep.progress import track
-from data_prep.records import BadInput, Record, derive_leads, find, read
+from data_prep.records import BadInput, Record, find, read
 from data_prep.sample_index import SAMPLE, sample_records
 from data_prep.shards import Example, encode, twelve, write_shard
 from data_prep.teachers import Style
@@ -114,13 +116,8 @@ def render(items: Sequence[Item], out: Path) -> dict[str, str]:
     pages = {}
     for item in track(items, len(items), "render"):
         pages[item.id] = f"images/{item.id}.png"
-        _draw_page(load(item.path), out / pages[item.id])
+        _draw_page(read(item.path), out / pages[item.id])
     return pages
-
-
-def load(path: Path) -> Record:
-    """Returns the record with the limb leads that can be derived."""
-    return derive_leads(read(path))
 
 
 def _draw_page(record: Record, path: Path) -> None:
@@ -151,21 +148,28 @@ def _shown(path: Path) -> str | None:
 
 
 def instruct(
-    items: Iterable[Item],
+    items: Sequence[Item],
     measured: Mapping[str, Measurement],
     pages: Mapping[str, str],
     style: Style,
 ) -> list[Example]:
     """Returns each record's example: signal, measurement, conversation, and truth where marked."""
     examples = []
-    for item in items:
-        record, m = load(item.path), measured[item.id]
+    for item in track(items, len(items), "instruct"):
+        record, m = read(item.path), measured[item.id]
         report = str(record.meta.get("report") or "")
         conversation = grounding_record(m, item.id, item.ecg, pages[item.id], style, report)
         truth = marked_truth(item, record) if item.marked else None
-        rate_hz = record.sampling_rate_hz
         examples.append(
-            Example(conversation, m.to_json(), twelve(record), rate_hz, item.split, truth)
+            Example(
+                record=conversation,
+                measurement=m.to_json(),
+                signal_mv=twelve(record),
+                sampling_rate_hz=record.sampling_rate_hz,
+                split=item.split,
+                truth=truth,
+                calibrated=record.calibrated,
+            )
         )
     return examples
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgpack
 import numpy as np
@@ -15,6 +16,9 @@ from jaxtyping import Float
 
 from data_prep.records import LEADS, BadInput, Record
 from data_prep.sample_index import sha256
+
+if TYPE_CHECKING:
+    from data_prep.measurement import Measurement
 
 KEYS = (
     "record",
@@ -24,6 +28,7 @@ KEYS = (
     "sampling_rate_hz",
     "split",
     "truth",
+    "calibrated",
 )
 
 
@@ -38,6 +43,7 @@ class Example:
         sampling_rate_hz: Of the signal, the record's own.
         split: `train` or `test`.
         truth: The summary measured within a cardiologist's marks, None without marks.
+        calibrated: Whether the millivolts are to be trusted.
     """
 
     record: dict[str, Any]
@@ -46,6 +52,41 @@ class Example:
     sampling_rate_hz: float
     split: str
     truth: dict[str, Any] | None = None
+    calibrated: bool = True
+
+    @property
+    def id(self) -> str:
+        """The record's id."""
+        return self.record["id"]
+
+    @property
+    def conversations(self) -> list[dict[str, str]]:
+        """The turns, `from` human or gpt."""
+        return self.record["conversations"]
+
+    def signal(self) -> Record:
+        """Returns the ECG itself, with the leads that were measured."""
+        measured = self.measurement["leads"]
+        leads = tuple(lead for lead in LEADS if lead in measured)
+        return Record(
+            name=self.id,
+            leads=leads,
+            signal_mv=self.signal_mv[[LEADS.index(lead) for lead in leads]],
+            sampling_rate_hz=self.sampling_rate_hz,
+            derived=tuple(lead for lead in leads if measured[lead]["derived"]),
+            calibrated=self.calibrated,
+        )
+
+    def measured(self) -> Measurement:
+        """Returns what was measured."""
+        from data_prep.measurement import Measurement
+
+        return Measurement.from_json(self.measurement)
+
+    def true_measurement(self) -> Measurement:
+        """Returns what was measured, with the summary within the cardiologist's marks if any."""
+        m = self.measured()
+        return dataclasses.replace(m, summary={**m.summary, **(self.truth or {})})
 
 
 def twelve(record: Record) -> Float[np.ndarray, "12 T"]:
@@ -67,6 +108,7 @@ def encode(example: Example) -> bytes:
         "sampling_rate_hz": float(example.sampling_rate_hz),
         "split": example.split,
         "truth": truth,
+        "calibrated": example.calibrated,
     }
     return msgpack.packb(fields)
 
@@ -99,6 +141,7 @@ def decode(element: bytes) -> Example:
         sampling_rate_hz=fields["sampling_rate_hz"],
         split=fields["split"],
         truth=None if fields["truth"] is None else json.loads(fields["truth"]),
+        calibrated=fields["calibrated"],
     )
 
 
@@ -121,6 +164,12 @@ def write_shard(path: Path, elements: Iterable[bytes]) -> str:
     finally:
         partial.unlink(missing_ok=True)
     return sha256(path)
+
+
+def shard_files(folder: str | Path, split: str) -> list[Path]:
+    """Returns the shards of one split in a folder, or in its `shards`; none if it has none."""
+    pattern = f"{split}-*.array_record"
+    return sorted(Path(folder).glob(pattern)) or sorted(Path(folder).glob(f"shards/{pattern}"))
 
 
 def read_shard(path: Path) -> Iterator[Example]:

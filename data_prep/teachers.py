@@ -16,7 +16,7 @@ from data_prep.criteria import CHEST, GROUPS, LIMB, holds
 from data_prep.findings import joined, listed, number
 
 if TYPE_CHECKING:
-    from data_prep.measure import Measurement
+    from data_prep.measurement import Measurement
 
 Style = Literal["full", "brief"]
 Choose = Callable[[str, Sequence[str]], str]

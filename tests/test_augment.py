@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_prep.augment import LENGTH_S, TIME_SCALE, Change, add_noise, apply, draw
-from data_prep.measure import measure_waves
+from data_prep.intervals import measure_waves
 from data_prep.records import BadInput, select_leads
 from data_prep.waves import FIDUCIALS
 from synthetic import ecg

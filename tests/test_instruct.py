@@ -8,7 +8,7 @@ import json
 import pytest
 
 from data_prep.instruct import FIELDS, grounding_record, validate
-from data_prep.measure import measure_waves
+from data_prep.intervals import measure_waves
 from data_prep.records import BadInput
 from data_prep.teachers import template_answer
 from synthetic import ecg

@@ -13,7 +13,7 @@ from PIL import Image
 
 from data_prep import prep
 from data_prep.claims import check, parse
-from data_prep.measure import Measurement
+from data_prep.measurement import Measurement
 from data_prep.prep import corpus_items, main
 from data_prep.records import LEADS, BadInput, read
 from data_prep.sample_index import SAMPLE, sample_records

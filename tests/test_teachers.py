@@ -10,7 +10,8 @@ import sys
 import pytest
 
 from data_prep.augment import Change, apply
-from data_prep.measure import Measurement, measure_waves
+from data_prep.intervals import measure_waves
+from data_prep.measurement import Measurement
 from data_prep.teachers import template_answer
 from synthetic import ecg
 
