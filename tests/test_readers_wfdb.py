@@ -192,6 +192,38 @@ def test_the_challenges_mat(tmp_path, good):
     np.testing.assert_array_equal(read(tmp_path / "rec.mat").signal_mv, expected)
 
 
+@pytest.mark.parametrize(("form", "size"), [("80", 1), ("212", 1.5), ("24", 3), ("32", 4)])
+def test_other_formats_of_samples(tmp_path, form, size):
+    rows = {lead: row // 8 for lead, row in samples().items()}
+    wfdb.wrsamp(
+        "rec",
+        fs=100,
+        units=["mV"] * 12,
+        sig_name=list(rows),
+        d_signal=np.stack(list(rows.values()), axis=1).astype(int),
+        fmt=[form] * 12,
+        adc_gain=[125.0] * 12,
+        baseline=[0] * 12,
+        write_dir=str(tmp_path),
+    )
+    record = read(tmp_path / "rec")
+    np.testing.assert_allclose(record.signal_mv[0], rows["I"] / 125, atol=1e-6)
+    assert record.lead_notes == {}
+    os.truncate(tmp_path / "rec.dat", int(12_000 * size) - 1)
+    assert f"expected {int(12_000 * size)} " in _refused(tmp_path / "rec")
+
+
+def test_a_skewed_lead_is_moved_back(tmp_path, good):
+    rows = samples()
+    rows["V1"] = np.roll(rows["V1"], 3)
+    stem = write(tmp_path / "rec2", rows)
+    line = next(x for x in stem.with_suffix(".hea").read_text().splitlines() if x.endswith(" V1"))
+    edit_header(stem, line, line.replace(" 16 ", " 16:3 ", 1))
+    moved = read(stem).signal_mv[6]
+    np.testing.assert_array_equal(moved[:-3], read(good).signal_mv[6, :-3])
+    assert np.isnan(moved[-3:]).all()
+
+
 def test_a_length_that_the_header_leaves_open(good):
     edit_header(good, "rec 12 100 1000", "rec 12 100")
     assert read(good).duration_s == 10.0
@@ -285,10 +317,12 @@ def test_a_record_of_links_is_read(tmp_path, good):
         (b"rec 1 100 1000\nrec.dat 99 200/mV 16 0 0 0 0 I\n", "format 99"),
         (b"rec 1 100 1000\nrec.dat 16x0 200/mV 16 0 0 0 0 I\n", "0 samples a frame"),
         (b"rec 1\nrec.dat 16 200/mV 16 0 0 0 0 I\n", "sampling rate is missing"),
-        (b"rec 1 0 1000\nrec.dat 16 200/mV 16 0 0 0 0 I\n", "sampling rate 0"),
+        (b"rec 1 0 1000\nrec.dat 16 200/mV 16 0 0 0 0 I\n", "sampling rate '0'"),
         (b"rec 1 nan 1000\nrec.dat 16 200/mV 16 0 0 0 0 I\n", "sampling rate"),
-        (b"rec 1 1e9 1000\nrec.dat 16 200/mV 16 0 0 0 0 I\n", "sampling rate 1e9"),
+        (b"rec 1 1e9 1000\nrec.dat 16 200/mV 16 0 0 0 0 I\n", "sampling rate '1e9'"),
         (b"rec 1 100 0\nrec.dat 16 200/mV 16 0 0 0 0 I\n", "0 samples"),
+        (b"rec 1 100 1e3\nrec.dat 16 200/mV 16 0 0 0 0 I\n", "garbled header"),
+        (b"rec 1 100 1000\nrec.dat 16:999999999 200/mV 16 0 0 0 0 I\n", "skew"),
         (b"rec/2 1 100 1000\nseg1 500\nseg2 500\n", "2 segments"),
         (b"rec 1 100 1000\nrec.dat 16 200/mV 16 0 0 0 0 PLETH\n", "expected at least one of I"),
         (b"rec 2 100 500\n" + b"rec.dat 16 200/mV 16 0 0 0 0 I\n" * 2, "lead I is there twice"),

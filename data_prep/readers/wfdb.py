@@ -123,7 +123,7 @@ def _lead_notes(signals: Sequence[Signal], raw: Int[np.ndarray, "S T"]) -> dict[
             notes[lead].append(f"no gain in the header: {DEFAULT_GAIN:g} per {signal.unit} assumed")
         if signal.samples_per_frame > 1:
             notes[lead].append(f"{signal.samples_per_frame} samples a frame averaged to one")
-        elif not signal.skewed:
+        elif not signal.skew:
             notes[lead].extend(_mismatches(signal, row))
     return notes
 

@@ -45,6 +45,11 @@ def check_files(header_path: Path, header: Header) -> int:
         raise BadInput(
             f"{header_path}: its data holds no sample, expected at least one; fetch it again"
         )
+    if (skew := max(signal.skew for signal in header.signals)) >= num_samples:
+        raise BadInput(
+            f"{header_path}: a skew of {skew} samples in a record of {num_samples}, "
+            "expected less; correct the header"
+        )
     return num_samples
 
 

@@ -16,15 +16,15 @@ _MAX_HEADER_BYTES = 1 << 20
 _RATES_HZ = (1.0, 100_000.0)
 _MV_PER_UNIT = {"mv": 1.0, "uv": 1e-3, "µv": 1e-3, "μv": 1e-3, "v": 1e3, "nv": 1e-6}
 _FILE_NAME = re.compile(r"[-\w]+\.?\w*", re.ASCII)  # what wfdb can read
-_RECORD = re.compile(
-    r"(?P<name>[^\s/]+)(?:/(?P<segments>\d+))?\s+(?P<signals>\d+)"
-    r"(?:\s+(?P<rate>[^\s/]+)(?:/\S*)?)?(?:\s+(?P<samples>\d+))?(?:\s.*)?"
-)
+_NAME = re.compile(r"(?P<name>[-\w]+)(?:/(?P<segments>\d{1,9}))?", re.ASCII)
+_RATE = re.compile(r"(?P<rate>\d+\.?\d*|\.\d+)(?:/-?\d+\.?\d*(?:\(-?\d+\.?\d*\))?)?", re.ASCII)
+_COUNT = re.compile(r"\d{1,15}", re.ASCII)
 _FORMAT = re.compile(
-    r"(?P<format>\d+)(?:x(?P<per_frame>\d+))?(?::(?P<skew>\d+))?(?:\+(?P<offset>\d+))?"
+    r"(?P<format>\d+)(?:x(?P<per_frame>\d{1,6}))?(?::(?P<skew>\d{1,9}))?(?:\+(?P<offset>\d{1,15}))?"
 )
 _GAIN = re.compile(
-    r"(?P<gain>[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)(?:\((?P<baseline>-?\d+)\))?(?:/(?P<unit>\S+))?"
+    r"(?P<gain>[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)(?:\((?P<baseline>-?\d{1,15})\))?"
+    r"(?:/(?P<unit>\S+))?"
 )
 
 
@@ -35,7 +35,7 @@ class Signal:
     file_name: str
     format: str
     samples_per_frame: int
-    skewed: bool
+    skew: int  # samples by which the signal lags
     byte_offset: int
     gain: float  # adu per unit; 0 if the header gives none
     baseline: int
@@ -101,34 +101,41 @@ def _text(path: Path) -> str:
 
 
 def _record_line(path: Path, line: str) -> tuple[int, float, int | None]:
-    match = _RECORD.fullmatch(line)
-    if not match:
+    """Number of signals, sampling rate, and samples a signal if stated."""
+    fields = line.split()
+    name = _NAME.fullmatch(fields[0])
+    counts = [_COUNT.fullmatch(field) for field in (fields[1:2] or [""]) + fields[3:4]]
+    if not name or not all(counts):
         raise BadInput(
             f"{path}: garbled header, record line {_short(line)}, expected "
             "'name signals rate samples'; fetch the file again"
         )
-    if match["segments"]:
+    if name["segments"]:
         raise BadInput(
-            f"{path}: a record of {match['segments']} segments, expected a single one; "
+            f"{path}: a record of {name['segments']} segments, expected a single one; "
             "name one of its segments"
         )
-    if match["rate"] is None:
-        raise BadInput(
-            f"{path}: sampling rate is missing, expected as third field of the first line; add it"
-        )
-    rate_hz = _number(path, "sampling rate", match["rate"])
-    low, high = _RATES_HZ
-    if not low <= rate_hz <= high:
-        raise BadInput(
-            f"{path}: sampling rate {match['rate']} Hz, expected {low:g} to {high:g}; "
-            "correct the header"
-        )
-    num_samples = None if match["samples"] is None else int(match["samples"])
+    num_samples = int(fields[3]) if len(fields) > 3 else None
     if num_samples == 0:
         raise BadInput(
             f"{path}: 0 samples a signal, expected at least 1; state their number or leave it out"
         )
-    return int(match["signals"]), rate_hz, num_samples
+    return int(fields[1]), _sampling_rate_hz(path, fields), num_samples
+
+
+def _sampling_rate_hz(path: Path, fields: list[str]) -> float:
+    if len(fields) < 3:
+        raise BadInput(
+            f"{path}: sampling rate is missing, expected as third field of the first line; add it"
+        )
+    low, high = _RATES_HZ
+    rate = _RATE.fullmatch(fields[2])
+    if not rate or not low <= float(rate["rate"]) <= high:
+        raise BadInput(
+            f"{path}: sampling rate {_short(fields[2])}, expected {low:g} to {high:g} Hz; "
+            "correct the header"
+        )
+    return float(rate["rate"])
 
 
 def _signal_line(where: str, line: str) -> Signal:
@@ -153,7 +160,7 @@ def _signal_line(where: str, line: str) -> Signal:
         file_name=fields[0],
         format=form["format"],
         samples_per_frame=int(form["per_frame"] or 1),
-        skewed=bool(int(form["skew"] or 0)),
+        skew=int(form["skew"] or 0),
         byte_offset=int(form["offset"] or 0),
         gain=_number(where, "gain", gain["gain"]),
         baseline=zero if gain["baseline"] is None else int(gain["baseline"]),
