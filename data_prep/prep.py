@@ -102,7 +102,8 @@ def measure(
     )
     for item, result in zip(items, track(results, len(items), "measure"), strict=True):
         if isinstance(result, Measurement):
-            measured[item.id] = result
+            # As a reader of the shards will see it: digits that JSON drops must set no text.
+            measured[item.id] = Measurement.from_json(result.to_json())
         else:
             skipped[item.id] = str(result)
     return measured, skipped
