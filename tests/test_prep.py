@@ -102,7 +102,7 @@ def test_an_interrupted_run_leaves_no_manifest(prepared: Path, tmp_path, monkeyp
     out = tmp_path / "out"
     shutil.copytree(prepared, out)
 
-    def interrupted(*_) -> None:
+    def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(prep, "write_shard", interrupted)
@@ -153,6 +153,13 @@ def test_bad_usage_is_refused_in_one_line(arguments: dict, message: str, tmp_pat
         main(**arguments, out=out)
     assert "\n" not in str(error.value)
     assert not out.exists()
+
+
+def test_a_file_as_out_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("mine")
+    with pytest.raises(BadInput, match="expected a folder to write in"):
+        main("sample", out=tmp_path / "out", limit=1, processes=1)
+    assert (tmp_path / "out").read_text() == "mine"
 
 
 def test_a_folder_without_a_usable_record_is_refused(folder: Path, tmp_path: Path) -> None:
