@@ -12,7 +12,7 @@ from scipy import ndimage, signal
 RATE_HZ = 500  # the working rate: 2 ms, the grid that cardiologists mark on
 
 
-def samples_of(duration_ms: float) -> int:
+def samples_of(duration_ms: int) -> int:
     """Returns a duration in samples of the working rate."""
     return round(duration_ms * RATE_HZ / 1000)
 

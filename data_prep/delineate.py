@@ -59,7 +59,7 @@ def _on_raw_signal(
         row, mark = signal_mv[lead], marks[lead, beat]
         if not np.isfinite(mark[4]):
             continue
-        a, b = np.clip(mark[[3, 5]], 0, last).astype(int)
+        a, b = np.clip(mark[[3, 5]], 0, last).astype(int).tolist()
         level = row[max(a - pq, 0) : a + 1].mean()
         mark[4] = _extremum(np.abs(row[a : b + 1] - level), a)
         for peak, reach_ms in SNAP_MS.items():
@@ -78,7 +78,7 @@ def _nearby_extremum(
     row: Float[np.ndarray, " T"], wave: Float[np.ndarray, " 3"], reach: int
 ) -> float:
     """Returns the wave's raw extremum near its peak; the peak itself on a slope without one."""
-    first, peak, last = np.clip(wave, 0, len(row) - 1).astype(int)
+    first, peak, last = np.clip(wave, 0, len(row) - 1).astype(int).tolist()
     if not first < peak < last:
         return np.nan
     sign = 1.0 if row[peak] >= (row[first] + row[last]) / 2 else -1.0

@@ -18,6 +18,7 @@ from data_prep.conditioning import RATE_HZ, filtered, samples_of, windows
 LONGEST_QT_S = 0.56  # at 60 bpm; scaled by the root of RR
 RECORD_LIKENESS = 0.5  # median; in LUDB >= 0.63 with P, <= 0.36 in fibrillation
 BEAT_LIKENESS = 0.2
+P_SHARE = 0.01  # of the height of QRS; LUDB: >= 0.02
 # How far a lead's peak and its bounds may lie from the joint ones.
 P_REACH_MS, T_REACH_MS = (40, 16), (70, 40)
 SEARCH_MS, PROOF_MS = (280, 24), (240, 32)  # before QRS onset: where P is sought, and believed
@@ -26,7 +27,7 @@ SEARCH_MS, PROOF_MS = (280, 24), (240, 32)  # before QRS onset: where P is sough
 def find_t(
     x: Float[np.ndarray, "L T"], onset: Int[np.ndarray, " N"], offset: Int[np.ndarray, " N"]
 ) -> Float[np.ndarray, "L N 3"]:
-    """Returns onset, peak and offset of the T wave after each QRS; NaN where the record ends first."""
+    """Returns onset, peak and offset of the T after each QRS; NaN where the record ends first."""
     t = np.full((len(x), len(onset), 3), np.nan)
     smooth = filtered(x, 12.0)
     rr = np.diff(onset).astype(float)
@@ -55,6 +56,9 @@ def find_p(
         return p
     before, after = (samples_of(edge) for edge in SEARCH_MS)
     window = windows(filtered(x, 40.0), onset, -before, -after)
+    qrs = windows(x, onset, 0, samples_of(100))
+    if _bump(window.mean(axis=1)) < P_SHARE * _bump(np.median(qrs, axis=1)):
+        return p  # no more than the filters' trace of the QRS
     start = _free_from(onset, t_offset, before)
     for k in np.flatnonzero(likeness > BEAT_LIKENESS):
         if onset[k] > before - start[k]:
@@ -97,7 +101,7 @@ def _free_from(
 
 
 def _marks_of(
-    segment: Float[np.ndarray, "L W"], reach_ms: tuple[float, float], settles: bool
+    segment: Float[np.ndarray, "L W"], reach_ms: tuple[int, int], settles: bool
 ) -> Float[np.ndarray, "L 3"]:
     """Returns onset, peak and offset of the one wave in the segment, for each lead.
 
@@ -108,7 +112,7 @@ def _marks_of(
             else against the chord between its ends.
     """
     width = segment.shape[1]
-    above = segment - np.linspace(segment[:, 0], segment[:, -1], width, axis=1)
+    above = _above_chord(segment)
     at_rest = segment - segment[:, -1:] if settles else above
     magnitude = np.sqrt((above**2).sum(axis=0))
     joint = int(magnitude.argmax())
@@ -118,7 +122,7 @@ def _marks_of(
     near = slice(max(joint - of_peak, 1), min(joint + of_peak, width - 1))
     peaks = near.start + np.abs(above[:, near]).argmax(axis=1)
     marks = np.empty((len(segment), 3))
-    for lead, peak in enumerate(peaks):
+    for lead, peak in enumerate(peaks.tolist()):
         onset = _onset(above[lead] * np.sign(above[lead, peak]), peak)
         offset = _offset(at_rest[lead] * np.sign(at_rest[lead, peak]), peak)
         marks[lead] = (
@@ -127,6 +131,16 @@ def _marks_of(
             max(np.clip(offset, last - of_bound, last + of_bound), peak + 2),
         )
     return marks
+
+
+def _above_chord(segment: Float[np.ndarray, "L W"]) -> Float[np.ndarray, "L W"]:
+    """Returns the leads less the lines that join their ends."""
+    return segment - np.linspace(segment[:, 0], segment[:, -1], segment.shape[1], axis=1)
+
+
+def _bump(segment: Float[np.ndarray, "L W"]) -> float:
+    """Returns the largest joint magnitude above the chords."""
+    return float(np.sqrt((_above_chord(segment) ** 2).sum(axis=0)).max())
 
 
 def _onset(curve: Float[np.ndarray, " W"], peak: int) -> float:

@@ -117,10 +117,10 @@ def _electrodes(record: Record, beats: Mapping[str, Float[np.ndarray, "L N"]]) -
 
 
 def _true_names(covariance: Float[np.ndarray, "6 6"]) -> dict[str, str] | None:
-    """Returns for each limb lead the lead it really is, `-` before an inverted one; None: none fits.
+    """Returns for each limb lead the lead it really is, `-` before an inverted one, or None.
 
-    Of all exchanges and inversions that fulfil the relations, the one that inverts and then
-    changes least.
+    Of all exchanges and inversions that fulfil the relations, if any, the one that inverts and
+    then changes least.
     """
     orders = np.array(list(itertools.permutations(range(6))))
     for num_inverted in range(4):
