@@ -14,7 +14,7 @@ import hypothesis
 import jaxtyping
 import pytest
 
-jaxtyping.install_import_hook(["data_prep", "gem_jax"], "beartype.beartype")
+jaxtyping.install_import_hook(["data_prep", "gem_jax"], "typechecker.checked")
 
 hypothesis.settings.register_profile("default", deadline=None)
 hypothesis.settings.register_profile("ci", deadline=None, derandomize=True)
