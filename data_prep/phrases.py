@@ -46,7 +46,7 @@ TIME_UNIT = r"\s*(?P<unit>ms\b|msec\b|milliseconds?\b|s\b|sec\b|seconds?\b)"
 BPM = r"\s*(?:bpm|beats?\s*(?:per|/|a)\s*min(?:ute)?|/\s*min(?:ute)?|per minute)"
 # What may stand between the name of a quantity and its number.
 LINK = (
-    r"(?:\s*(?:\b(?:is|was|are|of|at|to|about|approximately|approx|around|measures?|measured|"
+    r"(?:\s*(?:\b(?:is|was|are|of|at|to|not|lasts|about|approximately|approx|around|measures?|measured|"
     r"measuring|interval|duration|width|time|complex(?:es)?|wave|amplitude|frontal|mean|"
     r"normal|prolonged|short(?:ened)?|narrow|wide|broad|borderline|with|an?|the|and|"
     r"left|right|extreme|deviation|deviated|leftward|rightward|Bazett)\b|[:=,(~≈)]))*\s*"
@@ -58,11 +58,16 @@ LEAD_ITEM = (
     r"(?:\s+leads)?)"
 )
 LEADS = rf"(?P<leads>{LEAD_ITEM}(?:\s*(?:,\s*and|,|and|&|/)\s*(?:in\s+)?{LEAD_ITEM})*(?:\s+leads)?)"
-IN_LEADS = rf"\s*(?:in|across|over|of)\s+(?:the\s+)?(?:leads?\s+)?{LEADS}"
+IN_LEADS = (
+    rf"(?:\s+(?:is|are|seen|present|noted|found))*\s*(?:in|across|over|of)\s+(?:the\s+)?"
+    rf"(?:leads?\s+)?{LEADS}(?:\s*,?\s*(?:except|but not|apart from)(?:\s+(?:for|in))?\s+"
+    rf"(?P<left_out>{LEAD_ITEM}(?:\s*(?:,|and)\s*{LEAD_ITEM})*))?"
+)
 DENIAL = re.compile(
     r"\b(?:no|not|without|absence of|absent|denies|neither|nor|free of)\b(?:\s+[\w-]+){0,2}\s*$",
     re.IGNORECASE,
 )
+BOUND = re.compile(r"(?:\b(?:over|under|above|below|than|least|most)|[<>≤≥])\s*$", re.IGNORECASE)
 GROUP_WORDS = {
     **GROUPS,
     "precordial": GROUPS["chest"],
@@ -70,6 +75,8 @@ GROUP_WORDS = {
     "limb": LIMB,
     "all": LIMB + CHEST,
 }
+# The T wave of these groups is one claim, about the middle of the group.
+JUDGED_TOGETHER = {*GROUPS, "precordial", "anterior"}
 INTERVALS = {
     "qtc_fridericia_ms": r"\bQTc\s*[-(]?\s*(?:F\b|Fridericia\b)\)?",
     "qtc_framingham_ms": r"\bQTc\s*[-(]?\s*Framingham\b\)?",
@@ -177,9 +184,12 @@ def _rates(text: str) -> Iterator[Found]:
     for match in _find(rf"{named}|(?P<bare>\b\d+(?:\.\d+)?){BPM}", text):
         if match["atrial"]:
             continue
-        start = match.start("bare") if match["bare"] else match.start()
-        value = _number(match["bare"] or match["number"])
-        yield "heart_rate_bpm", value, "bpm", (), (start, match.end()), False
+        number, start = ("bare" if match["bare"] else "number"), match.start()
+        # "over 100 bpm" bounds the rate and does not claim it.
+        if BOUND.search(text[: match.start(number)]):
+            continue
+        value, denied = _number(match[number]), _denied(text, match.start(number))
+        yield "heart_rate_bpm", value, "bpm", (), (start, match.end()), denied
 
 
 def _intervals(text: str) -> Iterator[Found]:
@@ -193,13 +203,16 @@ def _intervals(text: str) -> Iterator[Found]:
                 continue
             taken.append(match.span())
             factor = 1.0 if match["unit"].lower().startswith("m") else 1000.0
-            yield quantity, _number(match["number"]) * factor, "ms", (), match.span(), False
+            denied = _denied(text, match.start("number"))
+            yield quantity, _number(match["number"]) * factor, "ms", (), match.span(), denied
 
 
 def _axis(text: str) -> Iterator[Found]:
-    for match in _find(rf"\baxis\b{LINK}{NUMBER}\s*(?:°|deg(?:rees?)?\b)", text):
+    degrees = r"(?:\s*(?:°|deg(?:rees?)?\b)|(?![\d.]*\s*(?:\d|bpm|ms|mV|/)))"
+    for match in _find(rf"\baxis\b{LINK}{NUMBER}{degrees}", text):
         start = match.start("number")
-        yield "axis_deg", _number(match["number"]), "deg", (), (start, match.end()), False
+        value, denied = _number(match["number"]), _denied(text, start)
+        yield "axis_deg", value, "deg", (), (start, match.end()), denied
     for match in _find(AXIS_WORD, text):
         if match["d"]:
             yield "axis_category", "normal", "", (), match.span(), False
@@ -274,7 +287,8 @@ def _t_waves(text: str) -> Iterator[Found]:
                     yield "t_polarity", polarity, "", (), (start, end), denied
                 continue
             base = sentence.start() + match.start("leads")
-            for leads, (a, b) in _lead_items(match["leads"]):
+            left_out = expand_leads(match["left_out"] or "")
+            for leads, (a, b) in _lead_items(match["leads"], left_out):
                 yield "t_polarity", polarity, "", leads, (base + a, base + b), denied
 
 
@@ -282,11 +296,14 @@ def _is_st(sentence: str, at: int) -> bool:
     return bool(re.search(r"\bST\b[^,;]*$", sentence[:at]))
 
 
-def _lead_items(text: str) -> Iterator[tuple[tuple[str, ...], tuple[int, int]]]:
-    """Yields each named lead by itself and each named group as one."""
+def _lead_items(
+    text: str, left_out: tuple[str, ...]
+) -> Iterator[tuple[tuple[str, ...], tuple[int, int]]]:
+    """Yields each named lead by itself and each named group as one, without those left out."""
     for item in re.finditer(LEAD_ITEM, text, re.IGNORECASE):
-        leads = expand_leads(item.group())
-        grouped = re.search(r"[a-z]{4,}", item.group().replace("leads", ""), re.IGNORECASE)
+        leads = tuple(lead for lead in expand_leads(item.group()) if lead not in left_out)
+        words = set(re.findall(r"[a-z]+", item.group().lower()))
+        grouped = not left_out and bool(words & JUDGED_TOGETHER)
         for part in [leads] if grouped else [(lead,) for lead in leads]:
             yield part, item.span()
 
@@ -302,7 +319,12 @@ def _r_s_list(text: str) -> Iterator[Found]:
 
 
 def _sizes(text: str) -> Iterator[Found]:
-    for match in _find(rf"{WAVE_SIZE}{IN_LEADS}", text):
+    behind = (
+        rf"\b(?P<wave>[PQRST])(?:[- ]waves?)?(?: amplitude)?{IN_LEADS}"
+        rf"(?:\s+(?:is|of|measures|about))*[\s:]+{NUMBER}\s*mV"
+    )
+    sizes = (*_find(rf"{WAVE_SIZE}{IN_LEADS}", text), *_find(behind, text))
+    for match in sizes:
         quantity = f"{match['wave'].lower()}_amp_mv"
         for lead in expand_leads(match["leads"]):
             yield quantity, _number(match["number"]), "mV", (lead,), match.span(), False

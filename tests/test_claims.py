@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_prep.claims import TOLERANCES, Claim, check, parse
+from data_prep.criteria import CHEST, LIMB
 from data_prep.intervals import measure_waves
 from data_prep.measurement import Measurement
 from data_prep.teachers import template_answer
@@ -88,6 +89,14 @@ WORDS = [
     ("Transition zone in V4", [("transition_lead", "V4", (), False)]),
     ("no P waves", [("p_present", True, (), True)]),
     ("R wave of 1.40 mV in V5", [("r_amp_mv", 1.4, ("V5",), False)]),
+    ("R wave amplitude in V5 is 1.4 mV", [("r_amp_mv", 1.4, ("V5",), False)]),
+    (
+        "T wave inversions are seen in V2 through V3",
+        [("t_polarity", "inverted", ("V2",), False), ("t_polarity", "inverted", ("V3",), False)],
+    ),
+    ("The heart rate is not 75 bpm.", [("heart_rate_bpm", 75.0, (), True)]),
+    ("The rate is over 100 per minute.", []),
+    ("The axis is 45 and QRS 90 ms", [("axis_deg", 45.0, (), False), ("qrs_ms", 90.0, (), False)]),
     ("First-degree AV block", [("pr_prolonged", True, (), False)]),
     ("The patient is 60 years old, seen in 2021.", []),
 ]
@@ -96,6 +105,12 @@ WORDS = [
 @pytest.mark.parametrize(("text", "expected"), WORDS)
 def test_words_are_found(text: str, expected: list) -> None:
     assert summary(text) == expected
+
+
+def test_leads_can_be_left_out() -> None:
+    claims = parse("The T waves are upright in all leads except aVR.")
+    assert [claim.leads for claim in claims] == [(k,) for k in LIMB + CHEST if k != "aVR"]
+    assert {claim.value for claim in claims} == {"upright"}
 
 
 def test_claims_know_their_place() -> None:
