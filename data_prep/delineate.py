@@ -61,7 +61,7 @@ def _on_raw_signal(
             continue
         a, b = np.clip(mark[[3, 5]], 0, last).astype(int).tolist()
         level = row[max(a - pq, 0) : a + 1].mean()
-        mark[4] = _extremum(np.abs(row[a : b + 1] - level), a)
+        mark[4] = _extremum(np.abs(row[a + 1 : b] - level), a + 1) if b > a + 1 else np.nan
         for peak, reach_ms in SNAP_MS.items():
             if np.isfinite(mark[peak]):
                 reach = max(1, round(reach_ms * sampling_rate_hz / 1000))

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 
-from data_prep.measurement import Measurement
+from data_prep.measurement import Measurement, Number
 from data_prep.records import Record
 from data_prep.waves import FIDUCIALS, Waves
 
@@ -197,7 +197,7 @@ def _summary(
     offset_ms: Float[np.ndarray, "3 N"],
     rr_ms: Float[np.ndarray, " N"],
     area: Float[np.ndarray, "L N"],
-) -> dict[str, float | bool | None]:
+) -> dict[str, Number]:
     """Returns the numbers of the whole record, None where they are unknown.
 
     The rate is that of the mean RR, which counts the beats of an irregular rhythm right.

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from data_prep.intervals import measure_waves
-from data_prep.measurement import Measurement
+from data_prep.measurement import Measurement, Number
 from data_prep.progress import track
 from data_prep.quality import assess
 from data_prep.records import BadInput, Record, find, read
@@ -130,7 +130,7 @@ def _middle(values: np.ndarray) -> float | None:
     return float(np.median(known)) if known.size else None
 
 
-def _shown(value: float | bool | None) -> str:
+def _shown(value: Number) -> str:
     if value is None:
         return "-"
     if isinstance(value, bool):

@@ -31,7 +31,8 @@ BEAT_QUANTITIES = (
     "st_mv",
     "qrs_area_mv_ms",
 )
-Summary = Mapping[str, float | bool | None]
+Number = float | int | bool | None
+Summary = Mapping[str, Number]
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,7 @@ def _digits(key: str) -> int:
     )[1]
 
 
-def _number(value: float | bool | None, key: str) -> float | bool | int | None:
+def _number(value: Number, key: str) -> Number:
     if value is None or isinstance(value, bool | int):
         return value
     return round(float(value), _digits(key)) if math.isfinite(value) else None

@@ -1,4 +1,4 @@
-"""Marks by neurokit2's wavelet delineation, lead by lead on our beats: the peer to compare with."""
+"""Marks by neurokit2, lead by lead on our beats: the peer to compare with."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from data_prep.beats import find_beats
-from data_prep.conditioning import RATE_HZ, alive_leads, at_working_rate
+from data_prep.conditioning import RATE_HZ, alive_leads, at_working_rate, samples_of, windows
 from data_prep.delineate import MIN_DURATION_S
 from data_prep.waves import QRS_PEAK
 
@@ -49,14 +49,16 @@ def _lead(row: Float[np.ndarray, " T"], beats: Int[np.ndarray, " N"]) -> Float[n
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of empty slices, where it finds no wave
         clean = neurokit2.ecg_clean(row, sampling_rate=RATE_HZ)
-        found = neurokit2.ecg_delineate(clean, beats, sampling_rate=RATE_HZ, method="dwt")[1]
+        near = np.abs(windows(clean, beats, -samples_of(60), samples_of(60)))
+        peaks = np.clip(beats - samples_of(60) + near.argmax(axis=1), 0, len(row) - 1)
+        found = neurokit2.ecg_delineate(clean, peaks, sampling_rate=RATE_HZ, method="dwt")[1]
     for i, column in enumerate(COLUMNS):
         if column is None:
-            marks[:, i] = beats
+            marks[:, i] = peaks
             continue
         at = np.asarray(found[column], dtype=float)
         at = at[np.isfinite(at)]  # beats may be missing from its lists: each is told by its place
-        beat = np.searchsorted(beats, at) if i < QRS_PEAK else np.searchsorted(beats, at) - 1
+        beat = np.searchsorted(peaks, at) if i < QRS_PEAK else np.searchsorted(peaks, at) - 1
         known = (beat >= 0) & (beat < len(beats))
         marks[beat[known], i] = at[known]
     return marks

@@ -119,31 +119,26 @@ def _electrodes(record: Record, beats: Mapping[str, Float[np.ndarray, "L N"]]) -
 def _true_names(covariance: Float[np.ndarray, "6 6"]) -> dict[str, str] | None:
     """Returns for each limb lead the lead it really is, `-` before an inverted one, or None.
 
-    Of all exchanges and inversions that fulfil the relations, if any, the one that inverts and
-    then changes least.
+    Of all exchanges and inversions that fulfil the relations, if any, the one that changes least.
     """
     orders = np.array(list(itertools.permutations(range(6))))
-    for num_inverted in range(4):
-        fitting = []
-        for inverted in itertools.combinations(range(6), num_inverted):
-            sign = np.where(np.isin(np.arange(6), inverted), -1.0, 1.0)  # of each stored lead
-            # Stored lead orders[:, j] times its sign stands for limb lead j.
-            weights = np.zeros((len(orders), 4, 6))
-            np.put_along_axis(
-                weights, np.broadcast_to(orders[:, None], weights.shape), RELATIONS[None], axis=2
-            )
-            fits = _fits(covariance, weights * sign)
-            moved = (orders != np.arange(6)).sum(axis=1)
-            fitting += [
-                (moved[i] + num_inverted, tuple(orders[i]), inverted) for i in np.flatnonzero(fits)
-            ]
-        if fitting:
-            _, order, inverted = min(fitting)
-            return {
-                LIMB[stored]: ("-" if stored in inverted else "") + LIMB[true]
-                for true, stored in enumerate(order)
-            }
-    return None
+    moved = (orders != np.arange(6)).sum(axis=1)
+    # Stored lead orders[:, j] stands for limb lead j.
+    exchanged = np.zeros((len(orders), 4, 6))
+    np.put_along_axis(
+        exchanged, np.broadcast_to(orders[:, None], exchanged.shape), RELATIONS[None], axis=2
+    )
+    fitting = []
+    for signs in itertools.product((1.0, -1.0), repeat=6):
+        for i in np.flatnonzero(_fits(covariance, exchanged * np.array(signs))):
+            fitting.append((moved[i] + signs.count(-1.0), tuple(orders[i]), signs))
+    if not fitting:
+        return None
+    _, order, signs = min(fitting)
+    return {
+        LIMB[stored]: ("-" if signs[stored] < 0 else "") + LIMB[true]
+        for true, stored in enumerate(order)
+    }
 
 
 def _fits(covariance: Float[np.ndarray, "6 6"], weights: Float[np.ndarray, "K 4 6"]) -> np.ndarray:

@@ -1,0 +1,121 @@
+"""Quality: what is said of bad signals, and exchanged limb leads told by their relations."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+
+from data_prep.measure import measure
+from data_prep.quality import white_noise
+from data_prep.records import LEADS, Record
+from synthetic import ecg
+
+
+def stored(**changes: Any) -> Record:
+    """Returns a made record that was stored with twelve leads, changed."""
+    record, _ = ecg(axis_deg=40.0)
+    return dataclasses.replace(record, stored_leads=LEADS, **changes)
+
+
+def renamed(rows: dict[str, str]) -> dict[str, Any]:
+    """Returns the lead identity of a record whose leads (keys) hold other leads (values)."""
+    signal = stored().signal_mv
+    wrong = signal.copy()
+    for lead, true in rows.items():
+        sign = -1.0 if true.startswith("-") else 1.0
+        wrong[LEADS.index(lead)] = sign * signal[LEADS.index(true.removeprefix("-"))]
+    return measure(stored(signal_mv=wrong)).quality["lead_identity"]
+
+
+def test_a_clean_record_raises_nothing() -> None:
+    quality = measure(stored()).quality
+    assert quality["reasons"] == []
+    assert all(lead["reasons"] == [] for lead in quality["leads"].values())
+    assert quality["lead_identity"] == {
+        "verdict": "ok",
+        "finding": None,
+        "likely_order": list(LEADS),
+    }
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        {"I": "II", "II": "I"},
+        {"aVR": "-aVR"},
+        {"aVL": "aVF", "aVF": "aVL"},
+        {"I": "aVR", "aVR": "aVF", "aVF": "I"},
+        {"III": "-III"},
+    ],
+)
+def test_exchanged_and_inverted_limb_leads_are_named(rows: dict[str, str]) -> None:
+    identity = renamed(rows)
+    assert identity["verdict"] == "suspect"
+    assert identity["likely_order"] == [rows.get(lead, lead) for lead in LEADS]
+    assert all(lead in identity["finding"] for lead in rows)
+
+
+def test_exchanged_arm_electrodes_are_suspected_by_signs() -> None:
+    swap = {"I": "-I", "II": "III", "III": "II", "aVR": "aVL", "aVL": "aVR"}
+    identity = renamed(swap)
+    assert identity["verdict"] == "suspect"
+    assert "arm" in identity["finding"]
+    assert identity["likely_order"] == [swap.get(lead, lead) for lead in LEADS]
+
+
+def test_a_right_axis_alone_is_no_exchange() -> None:
+    record, _ = ecg(axis_deg=120.0)
+    record = dataclasses.replace(record, stored_leads=LEADS)
+    assert measure(record).quality["lead_identity"]["verdict"] == "ok"
+
+
+def test_what_cannot_be_told_is_unknown() -> None:
+    limb_flat = stored().signal_mv.copy()
+    limb_flat[2] = 0.0
+    rng = np.random.default_rng(0)
+    noise = rng.normal(size=(12, 5000)).astype(np.float32)
+    for record in (
+        stored(calibrated=False),
+        stored(signal_mv=limb_flat),
+        stored(signal_mv=noise),
+        dataclasses.replace(stored(), stored_leads=("I", "II", *LEADS[6:])),
+    ):
+        identity = measure(record).quality["lead_identity"]
+        assert identity["verdict"] == "unknown"
+        assert identity["finding"]
+        assert identity["likely_order"] == list(record.stored_leads)
+
+
+def test_bad_leads_say_why() -> None:
+    rng = np.random.default_rng(0)
+    signal = stored().signal_mv.copy()
+    signal[4], signal[6] = 0.3, np.nan
+    signal[8] += rng.normal(size=5000) * 0.5
+    notes = {"V6": ("half of it is missing",)}
+    leads = measure(stored(signal_mv=signal, lead_notes=notes)).quality["leads"]
+    assert "flat" in leads["aVL"]["reasons"][0]
+    assert "missing" in leads["V1"]["reasons"][0]
+    assert "noisy" in leads["V3"]["reasons"][0]
+    assert leads["V6"]["reasons"] == ["half of it is missing"]
+    assert leads["II"]["reasons"] == []
+
+
+def test_white_noise_is_measured_beside_the_heart() -> None:
+    rng = np.random.default_rng(0)
+    row = stored().signal_mv[1]
+    assert white_noise(row) < 0.005
+    noisy = (row + 0.05 * rng.normal(size=row.size)).astype(np.float32)
+    assert white_noise(noisy) == pytest.approx(0.05, rel=0.1)
+
+
+def test_few_beats_and_derived_leads_are_said() -> None:
+    record = stored()
+    short = dataclasses.replace(record, signal_mv=record.signal_mv[:, :500])
+    assert "one QRS" in measure(short).quality["reasons"][0]
+    none = dataclasses.replace(record, signal_mv=record.signal_mv[:, :100])
+    assert "no QRS" in measure(none).quality["reasons"][0]
+    derived = dataclasses.replace(record, derived=("III", "aVR"))
+    assert measure(derived).quality["reasons"] == ["III, aVR derived from other leads"]
