@@ -32,7 +32,9 @@ def find_beats(x: Float[np.ndarray, "L T"]) -> Int[np.ndarray, " N"]:
     )
     height = found["peak_heights"]
     near = np.abs(peaks[:, None] - peaks) < samples_of(380)  # as far as a T from its taller QRS
-    return peaks[height >= 0.5 * np.where(near, height, 0).max(axis=1, initial=0)]
+    tall = height >= 0.5 * np.where(near, height, 0).max(axis=1, initial=0)
+    whole = (peaks >= samples_of(40)) & (peaks < x.shape[1] - samples_of(40))  # no half QRS
+    return peaks[tall & whole]
 
 
 def qrs_energy(x: Float[np.ndarray, "L T"]) -> Float[np.ndarray, " T"]:

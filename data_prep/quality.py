@@ -43,7 +43,7 @@ def _reasons(record: Record, measured: Measurement) -> list[str]:
     reasons = list(record.notes)
     if record.derived and not any("derived" in note for note in reasons):
         reasons.append(f"{', '.join(record.derived)} derived from other leads")
-    if not record.calibrated:
+    if not record.calibrated and not any("amplitudes" in note for note in record.notes):
         reasons.append("not calibrated: amplitudes, areas and axis are null")
     num_beats = measured.summary["n_beats"]
     if not num_beats:
