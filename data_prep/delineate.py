@@ -44,6 +44,7 @@ def _joint_marks(
     marks[..., 3], marks[..., 4], marks[..., 5] = onset[1:], beats, offset[1:]
     marks[..., 6:9] = find_t(x, onset[0], offset[0])
     marks[..., 0:3] = find_p(x, onset[0], np.median(marks[..., 8], axis=0))
+    marks[..., 2] = np.minimum(marks[..., 2], marks[..., 3] - 1)  # a P may run up to its QRS
     return marks
 
 
