@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 
 from data_prep.measurement import Measurement, Number
 from data_prep.records import Record
@@ -62,6 +62,7 @@ def measure_waves(
     rr_ms = _rr(waves, signal) * ms
     beats = _beat_intervals(waves, ms) | _amplitudes(signal, waves)
     beats["rr_ms"] = np.where(np.isfinite(waves.samples[:, :, 4]), rr_ms, np.nan)
+    axis_deg = frontal_axis(signal, waves, onset[1], offset[1]) if record.calibrated else None
     if not record.calibrated:
         beats |= {key: np.full_like(beats[key], np.nan) for key in AMPLITUDES}
     return Measurement(
@@ -72,7 +73,7 @@ def measure_waves(
         derived=tuple(lead for lead in record.derived if lead in waves.leads),
         waves=waves,
         beats=beats,
-        summary=_summary(waves, onset * ms, offset * ms, rr_ms, beats["qrs_area_mv_ms"]),
+        summary=_summary(waves, onset * ms, offset * ms, rr_ms) | {"axis_deg": axis_deg},
         quality=NOT_ASSESSED if quality is None else quality,
     )
 
@@ -137,15 +138,20 @@ def _amplitudes(
     rate_hz = waves.sampling_rate_hz
     mark = dict(zip(FIDUCIALS, np.moveaxis(waves.samples, 2, 0), strict=True))
     onset, offset = mark["qrs_onset"], mark["qrs_offset"]
-    pq = max(1, round(PQ_MS * rate_hz / 1000))
-    before = _at(signal, onset[..., None] + np.arange(-pq, 0))
-    level = before.mean(axis=-1)
+    level = _pq_level(signal, onset, rate_hz)
     j_point = offset + ST_AFTER_J_MS * rate_hz / 1000
     return {
         "p_amp_mv": _at(signal, mark["p_peak"]) - level,
         "t_amp_mv": _at(signal, mark["t_peak"]) - level,
         "st_mv": _at(signal, j_point) - level,
     } | _qrs_waves(signal, onset, offset, level, rate_hz)
+
+
+def _pq_level(
+    signal: Float[np.ndarray, "L T"], onset: Float[np.ndarray, "L N"], rate_hz: float
+) -> Float[np.ndarray, "L N"]:
+    pq = max(1, round(PQ_MS * rate_hz / 1000))
+    return _at(signal, onset[..., None] + np.arange(-pq, 0)).mean(axis=-1)
 
 
 def _qrs_waves(
@@ -196,7 +202,6 @@ def _summary(
     onset_ms: Float[np.ndarray, "3 N"],
     offset_ms: Float[np.ndarray, "3 N"],
     rr_ms: Float[np.ndarray, " N"],
-    area: Float[np.ndarray, "L N"],
 ) -> dict[str, Number]:
     """Returns the numbers of the whole record, None where they are unknown.
 
@@ -216,7 +221,6 @@ def _summary(
         "qrs_ms": _median(offset_ms[1] - onset_ms[1]),
         "qt_ms": qt_ms,
         **corrected_qt(qt_ms, rate_bpm),
-        "axis_deg": _axis(waves.leads, area),
     }
 
 
@@ -235,15 +239,37 @@ def corrected_qt(qt_ms: float | None, rate_bpm: float | None) -> dict[str, float
     }
 
 
-def _axis(leads: tuple[str, ...], area: Float[np.ndarray, "L N"]) -> float | None:
-    """Returns the direction of the frontal QRS vector in degrees, by the beats' median areas."""
-    if "I" not in leads or "aVF" not in leads:
+def frontal_axis(
+    signal: Float[np.ndarray, "L T"],
+    waves: Waves,
+    onset: Float[np.ndarray, " N"],
+    offset: Float[np.ndarray, " N"],
+) -> float | None:
+    """Returns the direction of the frontal QRS vector in degrees, -180 to 180.
+
+    Both leads are summed between the beat's global QRS onset and offset, and the usual beats are
+    averaged as vectors: so the axis of a rotated heart vector is the rotated axis. Usual are the
+    half of the beats nearest to the most central one: an ectopic beat turns no axis.
+
+    Args:
+        signal: in mV.
+        waves: its marks.
+        onset: global QRS onsets, in samples.
+        offset: global QRS offsets, in samples.
+    """
+    if "I" not in waves.leads or "aVF" not in waves.leads:
         return None
-    one, foot = area[leads.index("I")], area[leads.index("aVF")]
-    both: Bool[np.ndarray, " N"] = np.isfinite(one) & np.isfinite(foot)
-    if not both.any():
+    pair = signal[[waves.leads.index("I"), waves.leads.index("aVF")]]
+    begin, end = (np.broadcast_to(mark, (2, len(mark))) for mark in (onset, offset))
+    level = _pq_level(pair, begin, waves.sampling_rate_hz)
+    area = _qrs_waves(pair, begin, end, level, waves.sampling_rate_hz)["qrs_area_mv_ms"]
+    vectors = (area * np.array([[1.0], [2.0 / math.sqrt(3.0)]])).T
+    vectors = vectors[np.isfinite(vectors).all(axis=1)]
+    if not len(vectors):
         return None
-    x, y = math.sqrt(3.0) * float(np.median(one[both])), 2.0 * float(np.median(foot[both]))
+    apart = np.linalg.norm(vectors[:, None] - vectors[None], axis=-1)
+    central = apart[apart.sum(axis=1).argmin()]
+    x, y = vectors[central <= np.median(central)].mean(axis=0)
     return math.degrees(math.atan2(y, x)) if math.hypot(x, y) >= MIN_AREA_MV_MS else None
 
 

@@ -15,9 +15,10 @@ from gem_jax.models.llm import LlmConfig
 DATA = "runs/demo/data"
 TOKENIZER = "runs/demo/tokenizer"
 VOCAB_SIZE = 512
-# An ECG and its page (76 tokens), the question and an answer in the brief style.
-LENGTH = 160
-TEXT_LENGTH = 88
+# An ECG and its page (76 tokens), the question, and an answer in the brief style with some room.
+LENGTH = 152
+MAX_LENGTH = 168
+TEXT_LENGTH = 80
 
 
 def model() -> GemConfig:
@@ -59,7 +60,7 @@ def model() -> GemConfig:
         eos_token_id=2,
         pad_token_id=0,
         image_mode="pad",
-        max_length=LENGTH,
+        max_length=MAX_LENGTH,
         template="bare",
     )
 
@@ -78,19 +79,23 @@ def data(length: int, seed: int) -> DataConfig:
 
 
 def pretrain() -> Config:
-    """Stage 0: dense targets for the encoders, texts for the language model."""
+    """Stage 0: dense targets for the ECG encoder, texts for the language model."""
     return Config(
         model=model(),
         data=data(TEXT_LENGTH, seed=0),
         optimizer=OptimizerConfig(
-            learning_rate=2e-3, warmup_steps=50, final_fraction=0.1, weight_decay=0.01, clip_norm=1.0
+            learning_rate=2e-3,
+            warmup_steps=50,
+            final_fraction=0.1,
+            weight_decay=0.01,
+            clip_norm=1.0,
         ),
         mesh=MeshConfig(),
         train=TrainConfig(
             objective="pretrain",
             steps=700,
-            trainable=("ecg_tower", "vision_tower", "llm", "dense_head"),
-            init_parts=("ecg_tower", "vision_tower", "llm", "dense_head"),
+            trainable=("ecg_tower", "llm", "dense_head"),
+            init_parts=("ecg_tower", "llm", "dense_head"),
             checkpoint_every=100,
             seed=0,
         ),
@@ -103,14 +108,18 @@ def align() -> Config:
         model=model(),
         data=data(LENGTH, seed=1),
         optimizer=OptimizerConfig(
-            learning_rate=3e-3, warmup_steps=20, final_fraction=0.3, weight_decay=0.0, clip_norm=1.0
+            learning_rate=3e-3,
+            warmup_steps=20,
+            final_fraction=0.3,
+            weight_decay=0.0,
+            clip_norm=1.0,
         ),
         mesh=MeshConfig(),
         train=TrainConfig(
             objective="instruct",
             steps=150,
             trainable=("ecg_projector", "mm_projector"),
-            init_parts=("ecg_projector", "mm_projector"),
+            init_parts=("vision_tower", "ecg_projector", "mm_projector"),
             checkpoint_every=100,
             seed=1,
         ),
@@ -123,7 +132,11 @@ def finetune() -> Config:
         model=model(),
         data=data(LENGTH, seed=2),
         optimizer=OptimizerConfig(
-            learning_rate=2e-3, warmup_steps=30, final_fraction=0.05, weight_decay=0.01, clip_norm=1.0
+            learning_rate=2e-3,
+            warmup_steps=30,
+            final_fraction=0.05,
+            weight_decay=0.01,
+            clip_norm=1.0,
         ),
         mesh=MeshConfig(),
         train=TrainConfig(

@@ -4,7 +4,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 from tokenizers import Tokenizer
 
 from data_prep.records import Record
@@ -14,6 +13,9 @@ from gem_jax.generate import generate
 from gem_jax.models.gem import GemConfig
 from gem_jax.preprocess import ecg_array
 from gem_jax.tokens import load_tokenizer
+
+# Prompts are padded to a multiple of this: few lengths, few compilations.
+BUCKET = 8
 
 
 @dataclass(frozen=True)
@@ -50,24 +52,29 @@ def answer(
 ) -> Iterator[Text]:
     """Yields the greedy answer to each question about its record, in order.
 
-    Every batch has the same shape: the last is filled up with its first row, so that one program
-    is compiled and a record's answer does not depend on how many there are.
+    Every batch has the same shape: prompts are padded to the longest, the last batch is filled up
+    with its first row. So one program is compiled, and a record's answer does not depend on how
+    many there are. An answer ends at the model's length where that comes first.
     """
-    length = model.config.max_length - max_new_tokens
+    longest = model.config.max_length
+    rows = [prompt_row(model.tokenizer, model.config, question, longest) for question in questions]
+    length = min(-(-max(row.length for row in rows) // BUCKET) * BUCKET, longest - 1)
+    rows = [row.cut(length) for row in rows]
     for first in range(0, len(records), batch_size):
-        shown = records[first : first + batch_size]
-        asked = questions[first : first + batch_size]
-        rows = [prompt_row(model.tokenizer, model.config, question, length) for question in asked]
-        ecgs = [ecg_array(record, model.config.ecg) for record in shown]
-        pages = [page_array(record, model.config) for record in shown]
-        filled = np.arange(batch_size) % len(shown) if len(shown) < batch_size else range(batch_size)
-        batch = stack([rows[i] for i in filled], [ecgs[i] for i in filled], [pages[i] for i in filled])
+        shown = slice(first, first + batch_size)
+        columns: list[list] = [
+            rows[shown],
+            [ecg_array(record, model.config.ecg) for record in records[shown]],
+            [page_array(record, model.config) for record in records[shown]],
+        ]
+        count = len(columns[0])
+        batch = stack(*(column + column[:1] * (batch_size - count) for column in columns))
         made = generate(
             model.config,
             model.params,
             as_arrays(batch),
-            max_new_tokens=max_new_tokens,
+            max_new_tokens=min(max_new_tokens, longest - length),
             num_tokens=model.tokenizer.get_vocab_size(),
         )
-        for one in made[: len(shown)]:
+        for one in made[:count]:
             yield Text(model.tokenizer.decode(list(one.tokens)).strip(), one.reason)

@@ -42,7 +42,7 @@ def steps_dir(root: Path) -> Path:
 
 
 def complete_steps(root: Path) -> list[int]:
-    """Returns the steps of `root` whose saving was finished, ascending (orbax renames at the end)."""
+    """Returns the steps of `root` whose saving was finished, ascending: orbax renames last."""
     folder = steps_dir(root)
     names = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
     return sorted(int(name) for name in names if name.isdecimal())
@@ -50,7 +50,7 @@ def complete_steps(root: Path) -> list[int]:
 
 def locate(path: Path) -> Located:
     """Returns the root and step that the CKPT `path` means; CheckpointError if it is none."""
-    path = Path(os.path.abspath(path))
+    path = path.absolute()
     if path.parent.name == "checkpoints" and path.name.isdecimal():
         root, steps = path.parents[1], [int(path.name)] if path.is_dir() else []
     else:

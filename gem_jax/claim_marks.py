@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from html import escape as _escape
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
+
+from data_prep.claims import Verdict
 
 VERDICTS = {"supported": "✓", "contradicted": "✗", "unverifiable": "?"}
 # Of claims that share words the gravest verdict colours them.
@@ -55,29 +57,6 @@ _THRESHOLD_UNITS = {
     "t_polarity": "mV",
 }
 _UNITS = {"deg": "°", "ms": " ms", "bpm": " bpm", "mV": " mV", "mv": " mV"}
-
-
-@runtime_checkable
-class Claim(Protocol):
-    """What is read of a claim, see data_prep.claims."""
-
-    quantity: Any
-    value: Any
-    unit: Any
-    start: Any
-    end: Any
-    leads: Any
-
-
-@runtime_checkable
-class Verdict(Protocol):
-    """What is read of a verdict, see data_prep.claims."""
-
-    claim: Any
-    verdict: Any
-    measured: Any
-    tolerance: Any
-    reason: Any
 
 
 def text(words: str) -> str:

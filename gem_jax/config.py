@@ -90,7 +90,7 @@ class TrainConfig:
     """How long, from what, and which parameters move."""
 
     objective: Literal["pretrain", "instruct"]
-    """`pretrain`: dense targets for the towers and text alone for the LLM; `instruct`: GEM."""
+    """`pretrain`: dense targets for the ECG encoder and text alone for the LLM; `instruct`: GEM."""
     steps: int
     trainable: tuple[str, ...]
     """Top-level parts that move, of `gem_jax.optimizer.PARTS`; all others are frozen."""

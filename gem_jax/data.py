@@ -4,9 +4,11 @@ Every batch is a function of the seed and its step alone (a random-access `MapDa
 continued at step n sees what the uninterrupted one saw. Leading axis of every array: B batch.
 """
 
+import functools
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import grain
@@ -17,7 +19,7 @@ from tokenizers import Tokenizer
 from data_prep import augment, render, teachers
 from data_prep.measure import Measurement, measure_waves
 from data_prep.records import Record
-from data_prep.shards import Example, decode, shard_files
+from data_prep.shards import Example, decode
 from gem_jax.config import Config, ConfigError
 from gem_jax.dense import qrs_targets, summary_targets, wave_targets
 from gem_jax.models.gem import Batch, GemConfig
@@ -26,7 +28,7 @@ from gem_jax.preprocess import MODEL_RATE_HZ, ecg_array, image_array
 from gem_jax.tokens import IMAGE, Row, encode, template, turns_of
 
 # A small page holds all that the tiny image encoders resolve, and is drawn in a few milliseconds.
-PAGE_DPI = 30
+PAGE_DPI = 20
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ def stack(rows: list[Row], ecgs: list[np.ndarray], images: list[np.ndarray]) -> 
     """Returns the rows, records and pages as one batch of host arrays."""
     fields = ("tokens", "positions", "segments", "media_index", "targets", "loss_mask")
     columns = {field: np.stack([getattr(row, field) for row in rows]) for field in fields}
-    return Batch(**columns, ecg=np.stack(ecgs), image=np.stack(images))  # type: ignore[arg-type]
+    return Batch(**columns, ecg=np.stack(ecgs), image=np.stack(images))
 
 
 def augmented(
@@ -73,27 +75,51 @@ def augmented(
 
     Noise comes after measuring: the numbers are those of the clean record.
     """
-    change = augment.draw(rng)
-    record, waves = augment.apply(example.record, example.measurement.waves, change)
-    measured = measure_waves(record, waves, example.measurement.quality)
+    record, known = example.signal(), example.measured()
+    change = augment.draw(rng, record.duration_s)
+    record, waves = augment.apply(record, known.waves, change)
+    measured = measure_waves(record, waves, known.quality)
     question = turns_of(example.conversations)[0][0]
     answer = teachers.template_answer(measured, example.id, config.data.style)
     return augment.add_noise(record, change), measured, [(question, answer)]
 
 
 @dataclass(frozen=True)
+class Shards:
+    """The examples of shards by index (grain's random-access source), the latest kept in memory."""
+
+    files: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(_reader(self.files))
+
+    def __getitem__(self, index: int) -> Example:
+        return _example(self.files, index)
+
+
+@functools.lru_cache(maxsize=8)
+def _reader(files: tuple[str, ...]) -> grain.sources.ArrayRecordDataSource:
+    return grain.sources.ArrayRecordDataSource(list(files))
+
+
+@functools.lru_cache(maxsize=512)
+def _example(files: tuple[str, ...], index: int) -> Example:
+    return decode(_reader(files)[index])
+
+
+@dataclass(frozen=True)
 class MakeRow(grain.transforms.RandomMap):
-    """Shard element → the arrays of one row."""
+    """Example → the arrays of one row."""
 
     config: Config
     tokenizer: Tokenizer
 
-    def random_map(self, element: bytes, rng: np.random.Generator) -> dict[str, Any]:
-        config, example = self.config, decode(element)
+    def random_map(self, element: Example, rng: np.random.Generator) -> dict[str, Any]:
+        config, example = self.config, element
         if config.data.augment:
             record, measured, turns = augmented(example, config, rng)
         else:
-            record, measured = example.record, example.measurement
+            record, measured = example.signal(), example.measured()
             turns = turns_of(example.conversations)
         dense = config.train.objective == "pretrain"
         row = encode(
@@ -107,12 +133,15 @@ class MakeRow(grain.transforms.RandomMap):
             "id": example.id,
             "row": row,
             "ecg": ecg_array(record, config.model.ecg),
-            "image": page_array(record, config.model),
         }
         if dense:
+            size = config.model.vision.image_size
+            made["image"] = np.zeros((size, size, 3), np.float32)
             made["waves"] = wave_targets(measured, config.model.ecg, MODEL_RATE_HZ)
             made["qrs"] = qrs_targets(measured, config.model.ecg, MODEL_RATE_HZ)
             made["summary"] = summary_targets(measured)
+        else:
+            made["image"] = page_array(record, config.model)
         return made
 
 
@@ -121,8 +150,11 @@ def collate(made: list[dict[str, Any]]) -> TrainBatch:
     rows = [one["row"] for one in made]
     dense = None
     if "waves" in made[0]:
-        names = ("waves", "qrs", "summary")
-        dense = DenseTargets(**{name: np.stack([one[name] for one in made]) for name in names})
+        dense = DenseTargets(
+            waves=np.stack([one["waves"] for one in made]),
+            qrs=np.stack([one["qrs"] for one in made]),
+            summary=np.stack([one["summary"] for one in made]),
+        )
     return TrainBatch(
         batch=stack(rows, [one["ecg"] for one in made], [one["image"] for one in made]),
         dense=dense,
@@ -137,14 +169,14 @@ def train_batches(config: Config, tokenizer: Tokenizer, first_step: int) -> Iter
 
     ConfigError when the folder has no training shard.
     """
-    files = shard_files(config.data.shards, "train")
+    files = sorted(Path(config.data.shards).glob("train-*.array_record"))
     if not files:
         raise ConfigError(
             f"data.shards: got {config.data.shards} without a training shard, expected a folder "
             "that `gem-jax prep` wrote"
         )
     rows = (
-        grain.MapDataset.source(grain.sources.ArrayRecordDataSource([str(file) for file in files]))
+        grain.MapDataset.source(Shards(tuple(str(file) for file in files)))
         .seed(config.data.seed)
         .shuffle()
         .repeat()

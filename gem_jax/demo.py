@@ -10,17 +10,19 @@ import shutil
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from data_prep.records import BadInput
 from data_prep.sample_index import sample_records
+from data_prep.teachers import Style
 
 STAGES = ("pretrain", "align", "finetune")
 STAGE_NAMES = {
-    "pretrain": "stage 0: encoders and language model, each alone",
+    "pretrain": "stage 0: ECG encoder and language model, each alone",
     "align": "stage 1: alignment, the projectors move",
     "finetune": "stage 2: instruction tuning, the language model with them",
 }
-STYLE = "brief"
+STYLE: Style = "brief"
 
 
 def main(*, out: Path = Path("runs/demo"), fresh: bool = False, quick: bool = False) -> int:
@@ -40,7 +42,7 @@ def main(*, out: Path = Path("runs/demo"), fresh: bool = False, quick: bool = Fa
     out.mkdir(parents=True, exist_ok=True)
     (out / ".gem_jax_demo").touch()
     began = time.monotonic()
-    prepare(out, quick)
+    prepare(out, recipes, quick)
     train_stages(out, recipes, quick)
     _say("evaluate: held-out records, and another patient's ECG as the control")
     evaluate(out, quick)
@@ -90,7 +92,7 @@ def _remove(out: Path) -> None:
     shutil.rmtree(out)
 
 
-def prepare(out: Path, quick: bool) -> None:
+def prepare(out: Path, recipes: Path, quick: bool) -> None:
     """Measures, draws and words the sample's records, and trains the tokenizer on the texts."""
     from data_prep import prep
 
@@ -99,15 +101,17 @@ def prepare(out: Path, quick: bool) -> None:
         prep.main("sample", out=out / "data", style=STYLE, limit=24 if quick else None)
     if not (out / "tokenizer" / "tokenizer_config.json").is_file():
         from data_prep.shards import read_shard
-        from experiments.demo import LENGTH, VOCAB_SIZE
+        from gem_jax.recipes import load_recipe
         from gem_jax.tokens import save_tokenizer, train_tokenizer
 
+        model = load_recipe(f"{recipes}:{STAGES[0]}").model
         turns = [
             turn["value"]
             for example in read_shard(_shard(out, "train"))
             for turn in example.record["conversations"]
         ]
-        save_tokenizer(train_tokenizer(turns, VOCAB_SIZE), out / "tokenizer", LENGTH)
+        tokenizer = train_tokenizer(turns, model.llm.vocab_size)
+        save_tokenizer(tokenizer, out / "tokenizer", model.max_length)
 
 
 def _shard(out: Path, split: str) -> Path:
@@ -122,8 +126,10 @@ def train_stages(out: Path, recipes: Path, quick: bool) -> None:
     before: Path | None = None
     for stage in STAGES:
         config = load_recipe(f"{recipes}:{stage}")
-        places = {"shards": str(out / "data" / "shards"), "tokenizer": str(out / "tokenizer")}
-        config = dataclasses.replace(config, data=dataclasses.replace(config.data, **places))
+        data = dataclasses.replace(
+            config.data, shards=str(out / "data" / "shards"), tokenizer=str(out / "tokenizer")
+        )
+        config = dataclasses.replace(config, data=data)
         if quick:
             config = dataclasses.replace(config, train=dataclasses.replace(config.train, steps=4))
         run_dir = out / stage
@@ -181,7 +187,8 @@ def logit_difference(out: Path, first: Path, second: Path) -> float:
         row = prompt_row(model.tokenizer, model.config, case.question, model.config.max_length)
         ecg, page = ecg_array(case.record, model.config.ecg), page_array(case.record, model.config)
         batch = as_arrays(stack([row], [ecg], [page]))
-        logits.append(Gem(model.config).apply({"params": model.params}, batch)[0, : row.length])
+        said: Any = Gem(model.config).apply({"params": model.params}, batch)
+        logits.append(said[0, : row.length])
     return float(jnp.abs(logits[0] - logits[1]).max())
 
 
@@ -196,7 +203,7 @@ def write_report(out: Path, largest: float) -> None:
     found = interpret.interpret(model, record, QUESTIONS[STYLE], max_new_tokens=64)
     print(interpret.as_text(found))
     curves = {STAGE_NAMES[s]: log.read_metrics(out / s / "metrics.jsonl") for s in STAGES}
-    artefacts = {
+    artefacts: dict[str, str | Path] = {
         "records, measured, drawn and worded": out / "data",
         "tokenizer": out / "tokenizer",
         "training runs": ", ".join(str(out / stage) for stage in STAGES),
@@ -209,9 +216,10 @@ def write_report(out: Path, largest: float) -> None:
         "36 held-out records. The truth of rate and intervals is the cardiologists' own marks, of "
         "the axis the QRS areas within them."
     )
+    units = {STAGE_NAMES["pretrain"]: "sum of cross entropies and squared errors"}
     sections = [
         interpret.as_html(found),
-        report.curves_html(curves),
+        report.curves_html(curves, units),
         report.scores_html(json.loads((out / "scores.json").read_text()), note),
         report.artefacts_html(artefacts),
     ]

@@ -90,9 +90,7 @@ def read_predictions(path: Path) -> dict[tuple[str, str], str]:
     return {(row["id"], row["shown"]): row["answer"] for row in rows}
 
 
-def answer_all(
-    checkpoint: Path, cases: Sequence[Any], out: Path, max_new_tokens: int
-) -> Path:
+def answer_all(checkpoint: Path, cases: Sequence[Any], out: Path, max_new_tokens: int) -> Path:
     """Writes OUT/predictions.jsonl: every question with its own ECG and with another patient's."""
     from gem_jax import answers
 
@@ -127,8 +125,11 @@ def _drop_unfinished_line(path: Path) -> None:
 
 
 def as_text(table: dict[str, dict[str, Any]]) -> str:
-    """Returns the score table for a terminal; `*` where the interval excludes 0 on the better side."""
-    head = f"{'claim type':18} {'n':>3} {'unit':18} {'model':>7} {'const.':>7} {'other':>7} {'difference [95 %]':>26}"
+    """Returns the score table for a terminal; `*` where the interval excludes 0, better."""
+    head = (
+        f"{'claim type':18} {'n':>3} {'unit':18} {'model':>7} {'const.':>7} {'other':>7} "
+        f"{'difference [95 % CI]':>25}"
+    )
     lines = [head]
     for quantity, row in table.items():
         interval = f"{row['difference']:+.2f} [{row['ci_low']:+.2f}, {row['ci_high']:+.2f}]"
@@ -145,5 +146,3 @@ def _write_json(path: Path, value: Any) -> None:
     partial = path.with_name(f"{path.name}.partial")
     partial.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
     os.replace(partial, path)
-
-

@@ -7,6 +7,7 @@ B batch, T prompt tokens, S cache slots, M new tokens, V vocabulary.
 
 import functools
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -65,7 +66,8 @@ def _greedy(
     # Prompt slots see the prompt; the slots of new tokens are empty until they are written.
     mask = jnp.pad(causal_mask(batch.segments), ((0, 0), (0, 0), (0, 0), (0, max_new_tokens)))
     cache = empty_cache(config.llm, rows, slots)
-    logits, cache = model.apply(variables, batch, mask, cache, method="prefill")
+    prefilled: Any = model.apply(variables, batch, mask, cache, method="prefill")
+    logits, cache = prefilled
     last = jnp.take_along_axis(logits, (lengths - 1)[:, None, None], axis=1)[:, 0]
     readable = jnp.pad(batch.segments > 0, ((0, 0), (0, max_new_tokens)))
 
@@ -77,10 +79,8 @@ def _greedy(
         count, cache, token, done, new = carry
         new = new.at[:, count].set(jnp.where(done, config.eos_token_id, token))
         done |= token == config.eos_token_id
-        seen = readable | (
-            (jnp.arange(slots) >= prompt) & (jnp.arange(slots) <= prompt + count)
-        )
-        logits, cache = model.apply(
+        seen = readable | ((jnp.arange(slots) >= prompt) & (jnp.arange(slots) <= prompt + count))
+        decoded: Any = model.apply(
             variables,
             token[:, None],
             (lengths + count)[:, None],
@@ -89,6 +89,7 @@ def _greedy(
             prompt + count,
             method="decode",
         )
+        logits, cache = decoded
         return count + 1, cache, choose(logits[:, 0]), done, new
 
     new = jnp.full((rows, max_new_tokens), config.eos_token_id, jnp.int32)

@@ -36,7 +36,7 @@ def main(
     checkpoint: Path,
     question: str = QUESTIONS["brief"],
     html: Path | None = None,
-    json_output: bool = False,
+    json: bool = False,
     max_new_tokens: int = 64,
 ) -> int:
     """Ask a model about one ECG and check each claim of its answer against the signal.
@@ -46,7 +46,7 @@ def main(
         checkpoint: What `gem-jax import` or `gem-jax train` wrote.
         question: What is asked.
         html: Also write a page with the ECG, the answer and its claims to this file.
-        json_output: Print one JSON object instead of text.
+        json: Print one JSON object instead of text.
         max_new_tokens: Where an answer without an end is cut.
     """
     from gem_jax import answers
@@ -60,7 +60,7 @@ def main(
         title = f"ECG {told.record.name}"
         report.write(html, report.document(title, [as_html(told)]))
         print(f"{html}", file=sys.stderr)
-    print(json.dumps(as_json(told), ensure_ascii=False) if json_output else as_text(told))
+    print(as_json_line(told) if json else as_text(told))
     return 0
 
 
@@ -78,9 +78,7 @@ def interpret(model: Any, record: Record, question: str, max_new_tokens: int) ->
     from gem_jax import answers
 
     measured = measure(record)
-    texts = answers.answer(
-        model, [record], [question], max_new_tokens=max_new_tokens, batch_size=1
-    )
+    texts = answers.answer(model, [record], [question], max_new_tokens=max_new_tokens, batch_size=1)
     text = next(texts)
     verdicts = tuple(check(parse(text.answer), measured))
     return Interpretation(record, question, text.answer, text.reason, verdicts, measured)
@@ -133,6 +131,11 @@ def as_json(told: Interpretation) -> dict[str, Any]:
         "quality": dict(told.measured.quality),
         "caution": CAUTION,
     }
+
+
+def as_json_line(told: Interpretation) -> str:
+    """Returns `as_json` as one line."""
+    return json.dumps(as_json(told), ensure_ascii=False)
 
 
 def as_html(told: Interpretation) -> str:

@@ -12,7 +12,7 @@ def load_recipe(spec: str) -> Config:
     file, _, name = spec.rpartition(":")
     path = Path(file)
     if not file or path.suffix != ".py" or not path.is_file():
-        raise ConfigError(f"recipe: got {spec!r}, expected FILE.py:function with a file that exists")
+        raise ConfigError(f"recipe: got {spec!r}, expected FILE.py:function of a file that exists")
     found = importlib.util.spec_from_file_location(f"recipe_{path.stem}", path)
     assert found and found.loader
     module = importlib.util.module_from_spec(found)
@@ -21,5 +21,5 @@ def load_recipe(spec: str) -> Config:
     function = getattr(module, name, None)
     config = function() if callable(function) else None
     if not isinstance(config, Config):
-        raise ConfigError(f"recipe: got {name!r}, expected a function of {path} that returns a Config")
+        raise ConfigError(f"recipe: got {name!r}, expected a function of {path} with a Config")
     return config

@@ -11,26 +11,17 @@ import hashlib
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal
 
+from data_prep.claims import Verdict
+from data_prep.page import Page
 from gem_jax import chart
-from gem_jax.claim_marks import Verdict, card, in_order, legend, marked_answer, quantity_name, text
+from gem_jax.claim_marks import card, in_order, legend, marked_answer, quantity_name, text
 from gem_jax.report_style import SCRIPT, STYLE
 
 CAUTION = (
     "Not a medical device. For research only: nothing here may be used to diagnose or treat anyone."
 )
-
-
-@runtime_checkable
-class Page(Protocol):
-    """What is read of an ECG page, see data_prep.page."""
-
-    image: Any
-
-    @property
-    def boxes(self) -> Mapping[str, tuple[float, float, float, float]]:
-        """Pixel box (x0, y0, x1, y1) of each panel."""
 
 
 def document(title: str, sections: Iterable[str], subtitle: str = "") -> str:

@@ -39,12 +39,11 @@ def paired_bootstrap(
 ) -> Difference:
     """Returns mean(errors − control) with the percentile interval over resampled records.
 
-    Pairs stay together: each record's own difference is resampled (Efron & Tibshirani 1993, ch. 13).
+    Pairs stay together: each record's own difference is resampled (Efron and Tibshirani
+    1993, chapter 13).
     """
     differences = errors - control
-    picks = np.random.default_rng(seed).integers(
-        len(differences), size=(samples, len(differences))
-    )
+    picks = np.random.default_rng(seed).integers(len(differences), size=(samples, len(differences)))
     means = differences[picks].mean(axis=1)
     tail = (1 - confidence) / 2
     low, high = np.quantile(means, [tail, 1 - tail])

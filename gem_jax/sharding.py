@@ -48,7 +48,7 @@ PARAM_RULES: tuple[tuple[str, P], ...] = (
     (r"vision_tower/layers/([qkv]_proj|fc1)/bias", P(None, "tensor")),
     (r"vision_tower/layers/(out_proj|fc2)/kernel", P(None, "tensor", "fsdp")),
     (r"vision_tower/layers/(out_proj|fc2)/bias", P()),
-    (r"dense_head/(waves|qrs|ecg_summary|page_summary)/(kernel|bias)", P()),
+    (r"dense_head/(waves|qrs|summary)/(kernel|bias)", P()),
 )
 
 

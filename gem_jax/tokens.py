@@ -62,6 +62,13 @@ class Row:
         """Tokens before the padding."""
         return int(self.segments.sum())
 
+    def cut(self, length: int) -> "Row":
+        """Returns the row with less padding; TokenError when a token would be lost."""
+        if self.length > length:
+            raise TokenError(f"row: got {self.length} tokens, expected at most {length}")
+        parts = {name: values[:length] for name, values in vars(self).items()}
+        return Row(**parts)
+
 
 def template(name: str) -> Template:
     """Returns the template `name`; ConfigError lists the known ones."""
@@ -97,18 +104,27 @@ def encode(
     pieces, answers = _pieces(form, turns, answer_open)
     if sum(piece.count(IMAGE) for piece in pieces) != 1:
         raise TokenError(f"conversation: got {pieces!r}, expected {IMAGE} once among the questions")
-    ids, media, learn = [tokenizer.token_to_id(BOS)], [-1], [False]
+    bos, eos, pad = special_ids(tokenizer)
+    ids, media, learn = [bos], [-1], [False]
     for piece, is_answer in zip(pieces, answers, strict=True):
         for part, text in enumerate([piece] if is_answer else piece.split(IMAGE)):
             if part:
-                ids += [tokenizer.token_to_id(PAD)] * num_media
+                ids += [pad] * num_media
                 media += range(num_media)
                 learn += [False] * num_media
             added = tokenizer.encode(text, add_special_tokens=False).ids
-            added += [tokenizer.token_to_id(EOS)] * is_answer
+            added += [eos] * is_answer
             ids, media = ids + added, media + [-1] * len(added)
             learn += [is_answer] * len(added)
     return _padded(np.array(ids), np.array(media), np.array(learn), length)
+
+
+def special_ids(tokenizer: Tokenizer) -> tuple[int, int, int]:
+    """Returns the ids of begin, end and padding; ConfigError when the tokenizer lacks one."""
+    bos, eos, pad = (tokenizer.token_to_id(token) for token in (BOS, EOS, PAD))
+    if bos is None or eos is None or pad is None:
+        raise ConfigError(f"tokenizer: lacks a special token, expected {BOS}, {EOS} and {PAD}")
+    return bos, eos, pad
 
 
 def _pieces(
@@ -136,7 +152,7 @@ def _padded(ids: np.ndarray, media: np.ndarray, learn: np.ndarray, length: int) 
         return np.concatenate([values, np.full(length - len(values), fill, values.dtype)])
 
     return Row(
-        tokens=pad(ids, ids[0] * 0).astype(np.int32),
+        tokens=pad(ids, 0).astype(np.int32),
         positions=np.arange(length, dtype=np.int32),
         segments=pad(np.ones(count, np.int32), 0),
         media_index=pad(media, -1).astype(np.int32),
@@ -197,7 +213,5 @@ def load_tokenizer(folder: Path) -> Tokenizer:
             f"{path}: missing, expected a tokenizer.json; name its folder by data.tokenizer"
         )
     tokenizer = Tokenizer.from_file(str(path))
-    lacking = [token for token in (PAD, BOS, EOS) if tokenizer.token_to_id(token) is None]
-    if lacking:
-        raise ConfigError(f"{path}: lacks the tokens {lacking}, expected {PAD}, {BOS} and {EOS}")
+    special_ids(tokenizer)
     return tokenizer

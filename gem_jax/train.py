@@ -1,16 +1,17 @@
-"""The training loop: restore, step, log, save. `gem-jax train RECIPE.py:function --run-dir DIR`.
+"""Trains a recipe: gem-jax train RECIPE.py:function --run-dir DIR [--init CKPT] [--section.field …]
 
-A run starts from its own last checkpoint; else from `--init`; else from random parameters. What
-the start lacks is initialised only if the recipe names it.
+A run starts from its own last checkpoint; else from --init; else from random parameters. What the
+start lacks is initialised only if the recipe names it. Ctrl-C and SIGTERM save before they end.
+RECIPE.py:function --help lists the fields of the recipe.
 """
 
 import dataclasses
 import functools
 import signal
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,51 +20,45 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import struct
-from jaxtyping import Array, Float
 from tokenizers import Tokenizer
 
 from gem_jax import checkpoint, flops, log, sharding
-from gem_jax.config import Config, ConfigError, to_dict
+from gem_jax.config import Config, ConfigError, read_json, to_dict
 from gem_jax.data import TrainBatch, ids_hash, train_batches
-from gem_jax.models.gem import Batch, Gem, abstract_batch
-from gem_jax.models.pretrain import DenseTargets, Pretrain, dense_loss
-from gem_jax.optimizer import flat, merge, optimizer, schedule, split
+from gem_jax.models.gem import Batch
+from gem_jax.models.pretrain import DenseTargets
+from gem_jax.objectives import LOSSES, Metrics
+from gem_jax.optimizer import merge, optimizer, schedule, split
+from gem_jax.start import initial_params
 from gem_jax.tokens import load_tokenizer, save_tokenizer
-
-Metrics = dict[str, jax.Array]
 
 
 @struct.dataclass
 class TrainState:
-    """What moves; the frozen half of the parameters is an argument of its own."""
+    """What changes: the moving parameters, the optimizer's state, the updates made so far."""
 
     step: jax.Array
     moving: dict
     opt_state: optax.OptState
 
 
-def text_loss(logits: Float[Array, "B T V"], batch: Batch) -> Float[Array, ""]:
-    """Returns the mean cross entropy of the tokens that carry loss; 0 when none does."""
-    each = optax.softmax_cross_entropy_with_integer_labels(logits, batch.targets)
-    return (each * batch.loss_mask).sum() / jnp.maximum(batch.loss_mask.sum(), 1)
+@dataclass(frozen=True)
+class Run:
+    """What stays: the recipe, where the run lies, and what its steps are made of."""
 
+    config: Config
+    folder: Path
+    label: str
+    tokenizer: Tokenizer
+    tx: optax.GradientTransformation
+    mesh: jax.sharding.Mesh
+    writer: Any
+    frozen: dict
 
-def instruct_loss(config: Config, params: dict, batch: Batch, _) -> tuple[jax.Array, Metrics]:
-    """Returns (loss of the answers, no parts): stages 1 and 2."""
-    return text_loss(Gem(config.model).apply({"params": params}, batch), batch), {}
-
-
-def pretrain_loss(
-    config: Config, params: dict, batch: Batch, dense: DenseTargets
-) -> tuple[jax.Array, Metrics]:
-    """Returns (sum of the parts, each part): stage 0, towers and language model side by side."""
-    said, logits = Pretrain(config.model).apply({"params": params}, batch)
-    parts = dense_loss(said, dense) | {"text": text_loss(logits, batch)}
-    total = jnp.stack(list(parts.values())).sum()
-    return total, {f"loss_{name}": part for name, part in parts.items()}
-
-
-LOSSES: dict[str, Callable] = {"instruct": instruct_loss, "pretrain": pretrain_loss}
+    @property
+    def metrics_file(self) -> Path:
+        """One JSON line a step."""
+        return self.folder / "metrics.jsonl"
 
 
 def train_step(
@@ -87,37 +82,28 @@ def train_step(
     return TrainState(state.step + 1, moving, opt_state), metrics
 
 
-def model_of(config: Config) -> Gem | Pretrain:
-    """Returns the module that the objective trains."""
-    return {"instruct": Gem, "pretrain": Pretrain}[config.train.objective](config.model)
+def run(config: Config, run_dir: Path, init: Path | None = None, label: str = "train") -> Path:
+    """Trains to the recipe's last step, or goes on from where the run stopped; returns `run_dir`.
 
-
-def initial_params(config: Config, start: dict) -> dict:
-    """Returns the whole tree: `start`'s parts, and at random those that the recipe names.
-
-    ConfigError when the start lacks a part that the recipe does not name, names one that is
-    there, or has one of another shape. Parts that the model has not are left behind.
+    Raises:
+        SystemExit: 143, after a SIGTERM at which the state was saved.
+        KeyboardInterrupt: after a Ctrl-C at which the state was saved.
     """
-    model = model_of(config)
-    batch = abstract_batch(config.model, 1, config.data.length)
-    key = jax.random.key(config.train.seed)
-    shapes = jax.eval_shape(model.init, key, batch)["params"]
-    lacking = set(shapes) - set(start)
-    if lacking != set(config.train.init_parts):
-        raise ConfigError(
-            f"train.init_parts: got {sorted(config.train.init_parts)}, expected what the start "
-            f"lacks: {sorted(lacking)}; give --init or name them in the recipe"
-        )
-    wrong = [
-        f"{path}: {flat(start)[path].shape} instead of {leaf.shape}"
-        for path, leaf in flat({part: shapes[part] for part in shapes if part in start}).items()
-        if path not in flat(start) or flat(start)[path].shape != leaf.shape
-    ]
-    if wrong:
-        raise ConfigError(f"--init: does not fit the recipe's model: {'; '.join(wrong)}")
-    empty = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), batch)
-    made = jax.jit(model.init)(key, empty)["params"] if lacking else {}
-    return {part: made[part] if part in lacking else start[part] for part in shapes}
+    start = checkpoint.locate(init) if init else None
+    tokenizer = _tokenizer(config, start)
+    mesh = sharding.make_mesh(config.mesh)
+    tx = optimizer(config.optimizer, config.train.steps)
+    with jax.set_mesh(mesh):
+        params = initial_params(config, checkpoint.load_tree(start) if start else {})
+        params = jax.device_put(params, sharding.param_shardings(mesh, params))
+        moving, frozen = split(params, config.train.trainable)
+        state = TrainState(jnp.zeros((), jnp.int32), moving, jax.jit(tx.init)(moving))
+        _write_run(config, run_dir, tokenizer)
+        with checkpoint.checkpointer(run_dir, config.train.keep) as writer:
+            if checkpoint.complete_steps(run_dir):
+                state, frozen = restore(writer, state, frozen)
+            _loop(Run(config, run_dir, label, tokenizer, tx, mesh, writer, frozen), state)
+    return run_dir
 
 
 def saved_state(state: TrainState, frozen: dict) -> dict[str, Any]:
@@ -128,8 +114,8 @@ def saved_state(state: TrainState, frozen: dict) -> dict[str, Any]:
     }
 
 
-def restore(writer, state: TrainState, frozen: dict) -> tuple[TrainState, dict]:
-    """Returns (state, frozen) of the run's last complete step."""
+def restore(writer: Any, state: TrainState, frozen: dict) -> tuple[TrainState, dict]:
+    """Returns (state, frozen) of the run's last complete step, shaped and placed as the given."""
     target = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding),
         saved_state(state, frozen),
@@ -141,72 +127,59 @@ def restore(writer, state: TrainState, frozen: dict) -> tuple[TrainState, dict]:
     return TrainState(moved["step"], moving, moved["state"]), kept
 
 
-def run(config: Config, run_dir: Path, init: Path | None = None, label: str = "train") -> Path:
-    """Trains to the recipe's last step, or goes on from where the run stopped; returns `run_dir`.
-
-    Raises:
-        SystemExit: 143, after a SIGTERM at which the state was saved.
-        KeyboardInterrupt: after a Ctrl-C at which the state was saved.
-    """
-    start = checkpoint.locate(init) if init else None
-    tokenizer = _tokenizer(config, start)
-    _write_run(config, run_dir, tokenizer)
-    mesh = sharding.make_mesh(config.mesh)
-    tx = optimizer(config.optimizer, config.train.steps)
-    with jax.set_mesh(mesh), checkpoint.checkpointer(run_dir, config.train.keep) as writer:
-        params = initial_params(config, checkpoint.load_tree(start) if start else {})
-        params = jax.device_put(params, sharding.param_shardings(mesh, params))
-        moving, frozen = split(params, config.train.trainable)
-        opt_state = jax.jit(tx.init)(moving)
-        state = TrainState(jnp.zeros((), jnp.int32), moving, opt_state)
-        if checkpoint.complete_steps(run_dir):
-            state, frozen = restore(writer, state, frozen)
-        _loop(config, run_dir, writer, tokenizer, tx, mesh, state, frozen, label)
-    return run_dir
-
-
-def _loop(config, run_dir, writer, tokenizer, tx, mesh, state, frozen, label) -> None:
+def _loop(this: Run, state: TrainState) -> None:
+    """Steps to the end, or to the signal that stops it; saves on the way and at the end."""
+    config, frozen = this.config, this.frozen
     first, steps = int(state.step), config.train.steps
-    metrics_file = run_dir / "metrics.jsonl"
-    log.truncate_metrics(metrics_file, first)
-    step_fn = jax.jit(functools.partial(train_step, config=config, tx=tx), donate_argnums=0)
-    weights = flops.llm_matmul_weights(merge(state.moving, frozen))
-    batches = train_batches(config, tokenizer, first)
-    rates = schedule(config.optimizer, steps)
-    tell = log.progress(label, first, steps)
-    place = functools.partial(jax.device_put, device=sharding.batch_sharding(mesh))
+    log.truncate_metrics(this.metrics_file, first)
+    step_fn = jax.jit(functools.partial(train_step, config=config, tx=this.tx), donate_argnums=0)
+    place = functools.partial(jax.device_put, device=sharding.batch_sharding(this.mesh))
+    batches = train_batches(config, this.tokenizer, first)
+    describe = _describer(config, merge(state.moving, frozen))
+    tell = log.progress(this.label, first, steps)
     pending: tuple[dict[str, Any], Metrics] | None = None
     with _stop_signals() as stopped:
         clock = time.perf_counter()
         for step in range(first, steps):
-            got: TrainBatch = next(batches)
-            waited = time.perf_counter() - clock
+            got = next(batches)
+            # Waiting for data while the device still works costs nothing and is not counted.
+            idle = pending is None or pending[1]["loss"].is_ready()  # type: ignore[attr-defined]
+            waited_s = (time.perf_counter() - clock) * idle
             state, metrics = step_fn(state, frozen, place(got.batch), place(got.dense))
-            # The last step's metrics are fetched while this one runs.
-            if pending:
-                tell(step, _write_row(metrics_file, *pending))
-            seconds, clock = time.perf_counter() - clock, time.perf_counter()
-            work = flops.step_flops(config.model, weights, got.num_tokens, got.squared_lengths)
-            row = {
-                "step": step,
-                "learning_rate": float(rates(step)),
-                "tokens_per_s": got.num_tokens / seconds,
-                "mfu": log.mfu(work, seconds),
-                "data_wait": waited / seconds,
-                "record_ids_hash": ids_hash(got.record_ids),
-            }
-            pending = (row, metrics)
-            due = (step + 1) % config.train.checkpoint_every == 0
-            if due or stopped or step + 1 == steps:
-                writer.save_checkpointables(step + 1, saved_state(state, frozen))
+            if pending:  # the last step's metrics are fetched while this one runs
+                tell(step, _write_row(this.metrics_file, *pending))
+            step_s, clock = time.perf_counter() - clock, time.perf_counter()
+            pending = (describe(step, got, step_s, waited_s), metrics)
+            due = (step + 1) % config.train.checkpoint_every == 0 or step + 1 == steps
+            if due or stopped:
+                this.writer.save_checkpointables(step + 1, saved_state(state, frozen))
             if stopped:
                 break
     if pending:
-        tell(pending[0]["step"] + 1, _write_row(metrics_file, *pending))
+        tell(pending[0]["step"] + 1, _write_row(this.metrics_file, *pending))
     if stopped and stopped[0] == signal.SIGTERM:
         raise SystemExit(143)
     if stopped:
         raise KeyboardInterrupt
+
+
+def _describer(config: Config, params: dict) -> Any:
+    """Returns a function that makes a step's row of metrics, but for what the device says."""
+    weights = flops.llm_matmul_weights(params)
+    rates = schedule(config.optimizer, config.train.steps)
+
+    def describe(step: int, got: TrainBatch, step_s: float, waited_s: float) -> dict[str, Any]:
+        work = flops.step_flops(config.model, weights, got.num_tokens, got.squared_lengths)
+        return {
+            "step": step,
+            "learning_rate": float(rates(step)),
+            "tokens_per_s": got.num_tokens / step_s,
+            "mfu": log.mfu(work, step_s),
+            "data_wait": waited_s / step_s,
+            "record_ids_hash": ids_hash(got.record_ids),
+        }
+
+    return describe
 
 
 def _write_row(path: Path, row: dict[str, Any], metrics: Metrics) -> float:
@@ -232,13 +205,13 @@ def _stop_signals() -> Iterator[list[int]]:
 
 def _tokenizer(config: Config, start: checkpoint.Located | None) -> Tokenizer:
     if not config.data.tokenizer and start is None:
-        raise ConfigError("data.tokenizer: is empty, expected a folder; or give --init a checkpoint")
-    folder = Path(config.data.tokenizer) if config.data.tokenizer else start.tokenizer  # type: ignore[union-attr]
+        raise ConfigError("data.tokenizer: is empty, expected a folder; or start from --init CKPT")
+    folder = start.tokenizer if start and not config.data.tokenizer else Path(config.data.tokenizer)
     tokenizer = load_tokenizer(folder)
-    if tokenizer.get_vocab_size() > config.model.llm.vocab_size:
+    pieces, rows = tokenizer.get_vocab_size(), config.model.llm.vocab_size
+    if pieces > rows:
         raise ConfigError(
-            f"model.llm.vocab_size: got {config.model.llm.vocab_size}, expected at least the "
-            f"{tokenizer.get_vocab_size()} pieces of {folder}"
+            f"model.llm.vocab_size: got {rows}, expected at least the {pieces} pieces of {folder}"
         )
     return tokenizer
 
@@ -246,7 +219,7 @@ def _tokenizer(config: Config, start: checkpoint.Located | None) -> Tokenizer:
 def _write_run(config: Config, run_dir: Path, tokenizer: Tokenizer) -> None:
     """Writes config.json and the tokenizer; refuses to go on in a run of another config."""
     path = run_dir / "config.json"
-    if path.exists() and checkpoint.read_json(path) != to_dict(config):
+    if path.exists() and read_json(path) != to_dict(config):
         raise ConfigError(
             f"{path}: is another run's config; name a new --run-dir or train the same recipe"
         )
@@ -256,20 +229,19 @@ def _write_run(config: Config, run_dir: Path, tokenizer: Tokenizer) -> None:
 
 
 def cli(args: list[str]) -> int:
-    """Runs `train RECIPE.py:function [--section.field VALUE …] --run-dir DIR [--init CKPT]`."""
+    """Returns the exit status of `gem-jax train ARGS`."""
     import tyro
 
     from gem_jax.recipes import load_recipe
 
     if not args or args[0].startswith("-"):
-        print(__doc__.strip() + "\n\nSee the fields of a recipe with RECIPE.py:function --help.")
-        return 0 if args and args[0] in ("-h", "--help") else 2
-    recipe = load_recipe(args[0])
-    arguments = dataclasses.make_dataclass(
-        "Arguments",
-        [("run_dir", Path), ("config", tyro.conf.OmitArgPrefixes[Config], recipe), ("init", Path | None, None)],
-    )
-    given = tyro.cli(arguments, args=args[1:], prog=f"gem-jax train {args[0]}")
-    run(given.config, given.run_dir, given.init)
-    print(f"{given.run_dir}", file=sys.stdout)
+        raise ConfigError(f"train: got {args[:1]}, expected RECIPE.py:function first")
+    fields: list[tuple] = [
+        ("run_dir", Path),
+        ("config", tyro.conf.OmitArgPrefixes[Config], load_recipe(args[0])),
+        ("init", Path | None, None),
+    ]
+    arguments: Any = dataclasses.make_dataclass("Arguments", fields)
+    given: Any = tyro.cli(arguments, args=args[1:], prog=f"gem-jax train {args[0]}")
+    print(run(given.config, given.run_dir, given.init))
     return 0

@@ -4,37 +4,16 @@ from __future__ import annotations
 
 import io
 import re
-from dataclasses import dataclass
 from html.parser import HTMLParser
 
 import pytest
 from PIL import Image
 
+from data_prep.claims import Claim, Verdict
 from data_prep.page import Page, Panel
 from gem_jax import report
 
 ANSWER = "Rate 62 bpm. T inverted in III & V1 <b>. Sinus rhythm."
-
-
-@dataclass(frozen=True)
-class Claim:
-    quantity: str
-    value: float | bool | str
-    unit: str
-    start: int
-    end: int
-    leads: tuple[str, ...]
-    text: str
-    negated: bool = False
-
-
-@dataclass(frozen=True)
-class Verdict:
-    claim: Claim
-    verdict: str
-    measured: float | bool | str | None
-    tolerance: float
-    reason: str
 
 
 def verdict(words: str, quantity: str, value, kind: str, **more) -> Verdict:

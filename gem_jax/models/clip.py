@@ -85,7 +85,7 @@ class ClipBlock(nn.Module):
 
 
 class ClipEncoder(nn.Module):
-    """The encoder: (patch tokens of the selected layer, pooled class token) of normalised images."""
+    """The encoder: (patch tokens of the selected layer, pooled class token) of an image."""
 
     config: ClipConfig
 

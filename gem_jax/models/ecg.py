@@ -16,7 +16,7 @@ from gem_jax.models.layers import attention, exact_gelu, merge_heads, split_head
 
 @dataclass(frozen=True)
 class EcgConfig:
-    """Sizes of the ECG encoder; the official one is `coca_ViT-B-32`'s (`EcgConfig.coca_vit_b_32`)."""
+    """Sizes of the ECG encoder; the official ones are those of `coca_vit_b_32`."""
 
     seq_length: int
     num_leads: int

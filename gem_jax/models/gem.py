@@ -123,18 +123,17 @@ class Gem(nn.Module):
         start: Int[Array, ""] | int,
     ) -> tuple[Float[Array, "B T V"], Cache]:
         """Returns (logits, cache) of text tokens that continue what the cache holds."""
-        return self.llm(self.llm.embed(tokens), positions, mask, cache, start)
+        logits, written = self.llm(self.llm.embed(tokens), positions, mask, cache, start)
+        assert written is not None
+        return logits, written
 
     def prefill(
         self, batch: Batch, mask: Bool[Array, "B 1 T S"], cache: Cache
     ) -> tuple[Float[Array, "B T V"], Cache]:
         """Returns (logits, cache) of a prompt with its media, written from the cache's start."""
-        return self.llm(self.embed(batch), batch.positions, mask, cache, 0)
-
-    def text(self, batch: Batch) -> Float[Array, "B T V"]:
-        """Returns the logits of the language model alone: no media, `media_index` is ignored."""
-        embedded = self.llm.embed(batch.tokens)
-        return self.llm(embedded, batch.positions, causal_mask(batch.segments))[0]
+        logits, written = self.llm(self.embed(batch), batch.positions, mask, cache, 0)
+        assert written is not None
+        return logits, written
 
     def __call__(self, batch: Batch) -> Float[Array, "B T V"]:
         mask = causal_mask(batch.segments)

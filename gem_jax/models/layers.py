@@ -1,6 +1,7 @@
 """Rotary positions, attention and activations shared by the towers and the language model.
 
-Axes: B batch, T query tokens, S key tokens, N heads, K key/value heads, H head width, D hidden width.
+Axes: B batch, T query tokens, S key tokens, N heads, K key/value heads, H head width, D hidden
+width, F features.
 """
 
 from collections.abc import Callable
@@ -50,7 +51,7 @@ def attention(
     v: Float[Array, "B S K H"],
     mask: Bool[Array, "B 1 T S"] | None = None,
 ) -> Float[Array, "B T N H"]:
-    """Returns softmax(q·kᵀ/√H)·v where `mask` is true (everywhere without one); N is a multiple of K."""
+    """Returns softmax(q·kᵀ/√H)·v where `mask` is true, or everywhere; N is a multiple of K."""
     return jax.nn.dot_product_attention(q, k, v, mask=mask)
 
 

@@ -1,11 +1,13 @@
 """The task `claims`: what an answer says about an ECG, checked against the truth of that ECG.
 
-The truth is the measurement within the cardiologists' marks where a record has them, else our own.
+The truth of the record's summary is what lies within the cardiologists' marks where a record has
+them; findings in single leads, and records without marks, are judged by our own measurement.
 Each claim type is scored by the record: numbers by their error, findings by the share of their
 claims that the truth contradicts. Two controls say what a score is worth: the constant that does
 best on the training records, and the same model shown another patient's ECG and page.
 """
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,13 +44,13 @@ def load(shard: Path) -> list[Case]:
 
 def case_of(example: Example) -> Case:
     """Returns the case of a shard's example."""
-    turns = example.record["conversations"]
+    turns = example.conversations
     return Case(
-        id=example.record["id"],
+        id=example.id,
         record=example.signal(),
         question=turns[0]["value"],
         answer=turns[1]["value"],
-        truth=Measurement.from_json(example.truth or example.measurement),
+        truth=example.true_measurement(),
     )
 
 
@@ -92,7 +94,7 @@ def best_constants(cases: Sequence[Case]) -> dict[str, list[Claim]]:
         return float(np.nanmean(errors)) if not np.isnan(errors).all() else np.inf
 
     return {
-        quantity: min(options.values(), key=lambda claims, q=quantity: mean_error(q, claims))
+        quantity: min(options.values(), key=functools.partial(mean_error, quantity))
         for quantity, options in candidates.items()
     }
 
@@ -101,7 +103,7 @@ def errors_of(
     quantity: str, said: Sequence[Mapping[str, list[Claim]]], cases: Sequence[Case]
 ) -> Float[np.ndarray, "R"]:
     """Returns the error on each record; NaN where the truth is silent, inf where the answer is."""
-    teacher = [by_quantity(case.answer).get(quantity) for case in cases]
+    teacher = [by_quantity(case.answer).get(quantity, []) for case in cases]
     errors = np.full(len(cases), np.nan)
     for index, (answer, case) in enumerate(zip(said, cases, strict=True)):
         if quantity in answer:
@@ -145,7 +147,7 @@ def score(
         if known.any():
             table[quantity] = _row(quantity, columns[:, known])
     if not table:
-        raise BadInput("claims: no record has a truth for what is claimed; measure the records first")
+        raise BadInput("claims: no record has a truth for what is claimed; measure them first")
     return table
 
 
