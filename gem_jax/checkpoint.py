@@ -37,8 +37,8 @@ class Located:
 
 
 def steps_dir(root: Path) -> Path:
-    """Returns the folder that holds the steps of `root`."""
-    return root / "checkpoints"
+    """Returns the folder that holds the steps of `root`, absolute as orbax wants it."""
+    return root.absolute() / "checkpoints"
 
 
 def complete_steps(root: Path) -> list[int]:
