@@ -16,9 +16,9 @@ DATA = "runs/demo/data"
 TOKENIZER = "runs/demo/tokenizer"
 VOCAB_SIZE = 512
 # An ECG and its page (76 tokens), the question, and an answer in the brief style with some room.
-LENGTH = 152
-MAX_LENGTH = 168
-TEXT_LENGTH = 80
+LENGTH = 168
+MAX_LENGTH = 176
+TEXT_LENGTH = 96
 
 
 def model() -> GemConfig:
