@@ -8,7 +8,6 @@ import functools
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import grain
@@ -19,7 +18,7 @@ from tokenizers import Tokenizer
 from data_prep import augment, render, teachers
 from data_prep.measure import Measurement, measure_waves
 from data_prep.records import Record
-from data_prep.shards import Example, decode
+from data_prep.shards import Example, decode, shard_files
 from gem_jax.config import Config, ConfigError
 from gem_jax.dense import qrs_targets, summary_targets, wave_targets
 from gem_jax.models.gem import Batch, GemConfig
@@ -169,7 +168,7 @@ def train_batches(config: Config, tokenizer: Tokenizer, first_step: int) -> Iter
 
     ConfigError when the folder has no training shard.
     """
-    files = sorted(Path(config.data.shards).glob("train-*.array_record"))
+    files = shard_files(config.data.shards, "train")
     if not files:
         raise ConfigError(
             f"data.shards: got {config.data.shards} without a training shard, expected a folder "

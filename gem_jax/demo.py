@@ -127,7 +127,7 @@ def train_stages(out: Path, recipes: Path, quick: bool) -> None:
     for stage in STAGES:
         config = load_recipe(f"{recipes}:{stage}")
         data = dataclasses.replace(
-            config.data, shards=str(out / "data" / "shards"), tokenizer=str(out / "tokenizer")
+            config.data, shards=str(out / "data"), tokenizer=str(out / "tokenizer")
         )
         config = dataclasses.replace(config, data=data)
         if quick:
