@@ -260,6 +260,8 @@ def frontal_axis(
     if "I" not in waves.leads or "aVF" not in waves.leads:
         return None
     pair = signal[[waves.leads.index("I"), waves.leads.index("aVF")]]
+    if (np.fmin.reduce(pair, axis=1) == np.fmax.reduce(pair, axis=1)).any():
+        return None  # a flat lead was off: the vector's other component alone has no direction
     begin, end = (np.broadcast_to(mark, (2, len(mark))) for mark in (onset, offset))
     level = _pq_level(pair, begin, waves.sampling_rate_hz)
     area = _qrs_waves(pair, begin, end, level, waves.sampling_rate_hz)["qrs_area_mv_ms"]

@@ -153,32 +153,34 @@ def main(
         processes: Work on so many records at a time.
         method: How waves are found: by our rules, or by neurokit2 on the same beats.
     """
-    paths, num_bad = _paths(records)
+    paths, bad = _paths(records)
     results = measure_files(paths, processes, method=method)
-    if len(paths) > 1 and not sys.stdout.isatty():
+    if not sys.stdout.isatty():
         results = track(results, len(paths), "measure")
-    for result in results:
-        if isinstance(result, BadInput):
-            num_bad += 1
-            print(f"gem-jax measure: {result}", file=sys.stderr)
-        else:
-            print(_line(result) if json else table(result) + "\n")
-    return 2 if num_bad else 0
+    try:
+        for result in results:
+            if isinstance(result, BadInput):
+                bad.append(result)
+            else:
+                print(_line(result) if json else table(result) + "\n")
+    finally:
+        for one in bad:
+            print(f"gem-jax measure: {one}", file=sys.stderr)
+    return 2 if bad else 0
 
 
-def _paths(given: Sequence[Path]) -> tuple[list[Path], int]:
-    """Returns the records of what was given, and how many of it held none, each said on stderr."""
+def _paths(given: Sequence[Path]) -> tuple[list[Path], list[BadInput]]:
+    """Returns the records of what was given, and what is wrong with the rest of it."""
     if not given:
         raise BadInput("no record given; expected paths of records or folders")
     paths: dict[Path, None] = {}
-    num_bad = 0
+    bad = []
     for path in given:
         try:
             paths.update(dict.fromkeys(find([path])))
-        except BadInput as bad:
-            num_bad += 1
-            print(f"gem-jax measure: {bad}", file=sys.stderr)
-    return list(paths), num_bad
+        except BadInput as one:
+            bad.append(one)
+    return list(paths), bad
 
 
 def _line(measured: Measurement) -> str:

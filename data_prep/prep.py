@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from data_prep.instruct import grounding_record
 from data_prep.intervals import measure_waves
@@ -233,13 +233,23 @@ def _versions() -> dict[str, str]:
     return versions
 
 
-def _begin(out: Path) -> None:
-    """Makes the folder, and takes away the manifest: what is in it is no longer complete."""
+def _make(out: Path) -> list[Path]:
+    """Makes the folder and returns those that were not there before, innermost first."""
+    new = [folder for folder in (out, *out.parents) if not folder.exists()]
     try:
         out.mkdir(parents=True, exist_ok=True)
-        (out / "manifest.json").unlink(missing_ok=True)
     except OSError as error:
         raise BadInput(f"--out {out}: {error.strerror}, expected a folder to write in") from error
+    return new
+
+
+def _refuse_all(corpus: str, skipped: Mapping[str, str], new: Sequence[Path]) -> NoReturn:
+    """Leaves no new folder behind and says that no record can be used."""
+    for folder in new:
+        folder.rmdir()
+    name, reason = next(iter(skipped.items()))
+    more = f"; `gem-jax measure {corpus}` tells the others" if len(skipped) > 1 else ""
+    raise BadInput(f"{corpus}: none of {len(skipped)} records can be used; {name}: {reason}{more}")
 
 
 def _write(path: Path, content: bytes) -> None:
@@ -274,12 +284,12 @@ def main(
         processes: How many processes measure.
     """
     items = corpus_items(corpus, limit, test_fraction)
-    _begin(out)
+    new = _make(out)
     measured, skipped = measure(items, out, processes)
     good = [item for item in items if item.id in measured]
     if not good:
-        name, reason = next(iter(skipped.items()))
-        raise BadInput(f"{corpus}: none of {len(items)} records can be used; {name}: {reason}")
+        _refuse_all(corpus, skipped, new)
+    (out / "manifest.json").unlink(missing_ok=True)  # what is in `out` is no longer complete
     pages = render(good, out)
     examples = instruct(good, measured, pages, style)
     settings = {"corpus": corpus, "style": style, "limit": limit, "test_fraction": test_fraction}

@@ -32,13 +32,17 @@ def line(label: str, done: int, total: int, elapsed_s: float) -> str:
 def track(items: Iterable[Item], total: int, label: str) -> Iterator[Item]:
     """Yields the items unchanged and tells stderr how far the caller has come.
 
-    A terminal sees one line that is rewritten; a log sees a new line every two seconds.
+    A terminal sees one line that is rewritten; a log sees a new line every two seconds. A single
+    item is soon done and needs no progress.
 
     Args:
         items: What to go through.
         total: How many items there will be; for the share and the time left.
         label: The name of the step.
     """
+    if total < 2:
+        yield from items
+        return
     live = sys.stderr.isatty()
     period_s = TERMINAL_PERIOD_S if live else LOG_PERIOD_S
     start = shown = time.monotonic()

@@ -27,6 +27,7 @@ RELATIONS = np.array(
 )
 RESIDUAL_SHARE = 0.1  # of the limb leads' deviation that may break a relation
 NOISE_SHARE = 0.1  # of a lead's range that may be white noise
+MAX_RANGE_MV = 50.0  # ten times what the tallest QRS complexes span
 ARM_SWAP = {"I": "-I", "II": "III", "III": "II", "aVR": "aVL", "aVL": "aVR"}
 
 
@@ -45,6 +46,9 @@ def _reasons(record: Record, measured: Measurement) -> list[str]:
         reasons.append(f"{', '.join(record.derived)} derived from other leads")
     if not record.calibrated and not any("amplitudes" in note for note in record.notes):
         reasons.append("not calibrated: amplitudes, areas and axis are null")
+    range_mv = np.fmax.reduce(record.signal_mv, axis=1) - np.fmin.reduce(record.signal_mv, axis=1)
+    if (widest_mv := float(np.fmax.reduce(range_mv))) > MAX_RANGE_MV:
+        reasons.append(f"spans {widest_mv:.0f} mV, no ECG does: unit or gain of the file is false")
     num_beats = measured.summary["n_beats"]
     if not num_beats:
         reasons.append("no QRS found: nothing to measure")

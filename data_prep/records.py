@@ -207,7 +207,7 @@ def resample(record: Record, rate_hz: float) -> Record:
 
 
 def _header(stem: Path) -> Path:
-    return stem.with_name(stem.name + ".hea")
+    return Path(f"{stem}.hea")  # `.` has no name to put a suffix to
 
 
 def _below(folder: Path) -> list[Path]:

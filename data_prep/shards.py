@@ -176,13 +176,16 @@ def read_shard(path: Path) -> Iterator[Example]:
     """Yields the examples of a shard in order.
 
     Raises:
-        BadInput: There is no such shard.
+        BadInput: There is no such shard, or the file is none.
     """
     from array_record.python import array_record_module
 
     if not path.is_file():
         raise BadInput(f"{path}: no such shard; write it with prep")
     reader = array_record_module.ArrayRecordReader(str(path))
+    if not reader.ok():
+        # Closing a reader that could not open its file raises what was wrong with it.
+        raise BadInput(f"{path}: is no whole ArrayRecord file; write the shard anew with prep")
     for _ in range(reader.num_records()):
         yield decode(reader.read())
     reader.close()

@@ -8,6 +8,7 @@ Exit status: 0 done; 1 a fault of ours; 2 bad usage or input; 130 after Ctrl-C; 
 from __future__ import annotations
 
 import ast
+import errno
 import importlib
 import importlib.util
 import os
@@ -40,6 +41,11 @@ VERBS = {
     "import": Verb("gem_jax.weights.load", "Read a Hugging Face checkpoint into ours."),
 }
 
+# What the system may say of a path or disk of the user's.
+NOT_OURS = (
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT),
+    *(errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG),
+)
 # What a user can put right. Named, not imported: whoever raised it has imported it.
 REFUSALS = (
     ("data_prep.records", "BadInput"),
@@ -89,6 +95,11 @@ def _guarded(verb: str, args: list[str]) -> int:
     except BrokenPipeError:  # the reader, `head` say, has what it wanted
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        if error.errno not in NOT_OURS:
+            raise
+        where = error.filename2 or error.filename or "writing"
+        return _refuse(prog, f"{where}: {error.strerror}, expected a path that can be used")
     except ValueError as error:
         if not is_refusal(error):
             raise

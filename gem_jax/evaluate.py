@@ -6,6 +6,7 @@ scores.json is written last.
 
 import json
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -40,7 +41,14 @@ def main(
 
     if (checkpoint is None) == (predictions is None):
         raise BadInput("evaluate: got both or neither, expected --checkpoint or --predictions")
-    cases = claims.load(data)
+    if max_new_tokens < 1:
+        raise BadInput(f"--max-new-tokens: got {max_new_tokens}, expected 1 or more")
+    cases = _usable(claims.load(data))
+    if len(cases) < 2:
+        raise BadInput(
+            f"{data}: got {len(cases)} usable records, expected at least two: a control shows "
+            "each question another patient's ECG"
+        )
     train_cases = claims.load(train_data or _beside(data))
     if checkpoint is not None:
         predictions = answer_all(checkpoint, cases, out, max_new_tokens)
@@ -72,6 +80,21 @@ def _beside(data: Path) -> Path:
     return path
 
 
+def _usable(cases: Sequence[Any]) -> list[Any]:
+    """Returns the cases whose ECG a model can take, and names the others on stderr."""
+    from gem_jax.preprocess import require_fit
+
+    usable = []
+    for case in cases:
+        try:
+            require_fit(case.record)
+        except BadInput as bad:
+            print(f"skipped {bad}", file=sys.stderr)
+        else:
+            usable.append(case)
+    return usable
+
+
 def _questions(cases: Sequence[Any]) -> list[tuple[str, str]]:
     """Returns (id of the question, id of the ECG shown): each its own, then each the next one's."""
     ids = [case.id for case in cases]
@@ -82,19 +105,25 @@ def read_predictions(path: Path) -> dict[tuple[str, str], str]:
     """Returns {(id, id of the ECG shown): answer}; an unfinished last line is left out."""
     if not path.is_file():
         raise BadInput(f"{path}: no such file, expected predictions.jsonl")
-    rows = [
-        json.loads(line)
-        for line in path.read_text(encoding="utf-8").splitlines(keepends=True)
-        if line.endswith("\n")
-    ]
-    return {(row["id"], row["shown"]): row["answer"] for row in rows}
+    told = {}
+    for number, line in enumerate(path.read_bytes().splitlines(keepends=True), 1):
+        if not line.endswith(b"\n"):
+            break
+        try:
+            row = json.loads(line)
+            told[str(row["id"]), str(row["shown"])] = str(row["answer"])
+        except (ValueError, TypeError, KeyError) as error:
+            raise BadInput(
+                f"{path}, line {number}: got {line[:60]!r}, expected a JSON object with id, shown "
+                "and answer; correct the line, or remove the file and answer again"
+            ) from error
+    return told
 
 
 def answer_all(checkpoint: Path, cases: Sequence[Any], out: Path, max_new_tokens: int) -> Path:
     """Writes OUT/predictions.jsonl: every question with its own ECG and with another patient's."""
     from gem_jax import answers
 
-    out.mkdir(parents=True, exist_ok=True)
     path = out / "predictions.jsonl"
     done = read_predictions(path) if path.exists() else {}
     records = {case.id: case.record for case in cases}
@@ -102,7 +131,6 @@ def answer_all(checkpoint: Path, cases: Sequence[Any], out: Path, max_new_tokens
     todo = [key for key in _questions(cases) if key not in done]
     if not todo:
         return path
-    _drop_unfinished_line(path)
     model = answers.load_model(checkpoint)
     texts = answers.answer(
         model,
@@ -110,12 +138,18 @@ def answer_all(checkpoint: Path, cases: Sequence[Any], out: Path, max_new_tokens
         [questions[asked] for asked, _ in todo],
         max_new_tokens=max_new_tokens,
     )
-    with path.open("a", encoding="utf-8") as file:
-        for (asked, shown), text in zip(todo, track(texts, len(todo), "answer"), strict=True):
-            row = {"id": asked, "shown": shown, "answer": text.answer, "reason": text.reason}
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
-            file.flush()
+    _drop_unfinished_line(path)
+    for (asked, shown), text in zip(todo, track(texts, len(todo), "answer"), strict=True):
+        row = {"id": asked, "shown": shown, "answer": text.answer, "reason": text.reason}
+        _append(path, json.dumps(row, ensure_ascii=False) + "\n")
     return path
+
+
+def _append(path: Path, line: str) -> None:
+    """Adds a line to a file, which is there only once it has something to say."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        file.write(line)
 
 
 def _drop_unfinished_line(path: Path) -> None:

@@ -49,9 +49,11 @@ def main(
         json: Print one JSON object instead of text.
         max_new_tokens: Where an answer without an end is cut.
     """
-    from gem_jax import answers
-
+    if max_new_tokens < 1:
+        raise BadInput(f"--max-new-tokens: got {max_new_tokens}, expected 1 or more")
     shown = load_record(record)
+    from gem_jax import answers  # what is wrong with the record is said without waiting for JAX
+
     model = answers.load_model(checkpoint)
     told = interpret(model, shown, question, max_new_tokens)
     if html:
@@ -66,11 +68,12 @@ def main(
 
 def load_record(path: Path) -> Record:
     """Returns the record with derived limb leads; BadInput when the model cannot take it."""
-    from gem_jax.preprocess import require_twelve
-
     if path.suffix.lower() in (".png", ".jpg", ".jpeg"):
         raise BadInput(f"{path}: is a picture, expected a record with a signal to check claims on")
-    return require_twelve(derive_leads(read(path)))
+    record = derive_leads(read(path))
+    from gem_jax.preprocess import require_fit
+
+    return require_fit(record)
 
 
 def interpret(model: Any, record: Record, question: str, max_new_tokens: int) -> Interpretation:
@@ -138,7 +141,7 @@ def as_json_line(told: Interpretation) -> str:
     return json.dumps(as_json(told), ensure_ascii=False)
 
 
-def as_html(told: Interpretation) -> str:
+def as_html(told: Interpretation, title: str = "Interpretation") -> str:
     """Returns the section of report.html with the page and the answer beside it."""
     from data_prep.render import render
     from gem_jax import report
@@ -149,6 +152,7 @@ def as_html(told: Interpretation) -> str:
         page,
         told.answer,
         told.verdicts,
+        title=title,
         question=told.question,
-        caption=f"Record {Path(told.record.name).name}",
+        caption=f"Record {told.record.name}",
     )

@@ -27,23 +27,27 @@ def ecg_array(record: Record, config: EcgConfig) -> Float[np.ndarray, "L N"]:
     Raises:
         BadInput: when a lead is missing or a value is beyond 50 mV.
     """
-    signal_mv = resample(require_twelve(record), MODEL_RATE_HZ).signal_mv
-    peak_mv = float(np.nanmax(np.abs(signal_mv), initial=0.0))
-    if peak_mv > MAX_ABS_MV:
-        raise BadInput(
-            f"{record.name}: got {peak_mv:.0f} mV, expected at most {MAX_ABS_MV:.0f} mV; check "
-            "the unit and the gain in the header"
-        )
+    signal_mv = resample(require_fit(record), MODEL_RATE_HZ).signal_mv
     return fit_length(np.nan_to_num(signal_mv), config.seq_length)
 
 
-def require_twelve(record: Record) -> Record:
-    """Returns the record if it has all twelve leads; BadInput names those that are missing."""
+def require_fit(record: Record) -> Record:
+    """Returns the record if the model can take it.
+
+    Raises:
+        BadInput: when a lead is missing or a value is beyond 50 mV.
+    """
     missing = [lead for lead in LEADS if lead not in record.leads]
     if missing:
         raise BadInput(
             f"{record.name}: leads {', '.join(missing)} are missing, expected all twelve; the "
             "model cannot take fewer (`gem-jax measure` can)"
+        )
+    peak_mv = float(np.nanmax(np.abs(record.signal_mv), initial=0.0))
+    if peak_mv > MAX_ABS_MV:
+        raise BadInput(
+            f"{record.name}: got {peak_mv:.0f} mV, expected at most {MAX_ABS_MV:.0f} mV; check "
+            "the unit and the gain in the header"
         )
     return record
 

@@ -2,6 +2,7 @@
 
 import importlib.util
 import sys
+import traceback
 from pathlib import Path
 
 from gem_jax.config import Config, ConfigError
@@ -17,9 +18,18 @@ def load_recipe(spec: str) -> Config:
     assert found and found.loader
     module = importlib.util.module_from_spec(found)
     sys.modules[found.name] = module
-    found.loader.exec_module(module)
-    function = getattr(module, name, None)
-    config = function() if callable(function) else None
+    try:
+        found.loader.exec_module(module)
+        function = getattr(module, name, None)
+        config = function() if callable(function) else None
+    except ConfigError:
+        raise
+    except Exception as error:  # whatever a recipe's own code may raise
+        line = traceback.extract_tb(error.__traceback__)[-1]
+        raise ConfigError(
+            f"recipe: {path} failed in {Path(line.filename).name}, line {line.lineno}: "
+            f"{type(error).__name__}: {error}; mend the recipe"
+        ) from error
     if not isinstance(config, Config):
         raise ConfigError(f"recipe: got {name!r}, expected a function of {path} with a Config")
     return config

@@ -55,7 +55,7 @@ def read(path: str | Path) -> Record:
       BadInput: something is missing, garbled or no voltage; see `read_header`.
     """
     stem = without_suffix(Path(path))
-    header_path = stem.with_name(stem.name + ".hea")
+    header_path = Path(f"{stem}.hea")
     if not header_path.is_file():
         raise BadInput(
             f"{path}: no such record: looked for {header_path}; give the path of a WFDB record "

@@ -91,7 +91,12 @@ def read_header(path: Path) -> Header:
 def _text(path: Path) -> str:
     if path.stat().st_size > _MAX_HEADER_BYTES:
         raise BadInput(f"{path}: {path.stat().st_size} bytes, expected a text header below 1 MiB")
-    raw = path.read_bytes()
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise BadInput(
+            f"{path}: {error.strerror}, expected a file that can be read; check its permissions"
+        ) from error
     if b"\0" in raw:
         raise BadInput(f"{path}: garbled header (zero bytes), expected text; fetch the file again")
     try:
