@@ -16,9 +16,9 @@ DATA = "runs/demo/data"
 TOKENIZER = "runs/demo/tokenizer"
 VOCAB_SIZE = 512
 # An ECG and its page (76 tokens), the question, and an answer in the brief style with some room.
-LENGTH = 168
-MAX_LENGTH = 176
-TEXT_LENGTH = 96
+LENGTH = 156
+MAX_LENGTH = 164
+TEXT_LENGTH = 84
 
 
 def model() -> GemConfig:
@@ -93,7 +93,7 @@ def pretrain() -> Config:
         mesh=MeshConfig(),
         train=TrainConfig(
             objective="pretrain",
-            steps=700,
+            steps=450,
             trainable=("ecg_tower", "llm", "dense_head"),
             init_parts=("ecg_tower", "llm", "dense_head"),
             checkpoint_every=100,
@@ -117,7 +117,7 @@ def align() -> Config:
         mesh=MeshConfig(),
         train=TrainConfig(
             objective="instruct",
-            steps=150,
+            steps=60,
             trainable=("ecg_projector", "mm_projector"),
             init_parts=("vision_tower", "ecg_projector", "mm_projector"),
             checkpoint_every=100,

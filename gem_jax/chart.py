@@ -12,7 +12,7 @@ from jaxtyping import Float
 
 WIDTH, HEIGHT = 460, 270
 LEFT, RIGHT, TOP, BOTTOM = 56, 12, 10, 44
-COLOURS = ("#2b5c9e", "#b3622b", "#4a7d3c", "#7a4a8f")
+COLOURS = ("#2b5c9e", "#b3622b", "#4a7d3c", "#7a4a8f", "#5a6272")
 DASHES = ("", "6 4", "2 3", "8 3 2 3")
 POINTS = 300
 SMOOTHED = 25

@@ -14,7 +14,7 @@ _GRAVITY = ("supported", "unverifiable", "contradicted")
 
 _QUANTITIES = {
     "axis_deg": "QRS axis",
-    "axis_category": "QRS axis",
+    "axis_category": "QRS axis in words",
     "heart_rate_bpm": "heart rate",
     "pr_ms": "PR interval",
     "p_ms": "P duration",

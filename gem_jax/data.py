@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import grain
+import jax
 import jax.numpy as jnp
 import numpy as np
 from tokenizers import Tokenizer
@@ -164,7 +165,7 @@ def collate(made: list[dict[str, Any]]) -> TrainBatch:
 
 
 def train_batches(config: Config, tokenizer: Tokenizer, first_step: int) -> Iterator[TrainBatch]:
-    """Returns the batches of the run from `first_step` on, made ahead by two threads.
+    """Returns the batches of the run from `first_step` on, made ahead by a thread.
 
     ConfigError when the folder has no training shard.
     """
@@ -182,7 +183,8 @@ def train_batches(config: Config, tokenizer: Tokenizer, first_step: int) -> Iter
         .random_map(MakeRow(config, tokenizer))
         .batch(config.data.batch_size, drop_remainder=True, batch_fn=collate)
     )
-    ahead = grain.ReadOptions(num_threads=2, prefetch_buffer_size=8)
+    # Rows are made in Python: a second thread would only wait for the interpreter's lock.
+    ahead = grain.ReadOptions(num_threads=1, prefetch_buffer_size=8)
     return iter(rows[first_step : config.train.steps].to_iter_dataset(ahead))
 
 
@@ -193,6 +195,4 @@ def ids_hash(record_ids: tuple[str, ...]) -> str:
 
 def as_arrays(batch: Any) -> Any:
     """Returns the batch with jax arrays, on the default device."""
-    import jax
-
     return jax.tree.map(jnp.asarray, batch)

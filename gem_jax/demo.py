@@ -10,11 +10,14 @@ import shutil
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from data_prep.records import BadInput
 from data_prep.sample_index import sample_records
 from data_prep.teachers import Style
+
+if TYPE_CHECKING:
+    from gem_jax.interpret import Interpretation
 
 STAGES = ("pretrain", "align", "finetune")
 STAGE_NAMES = {
@@ -101,17 +104,18 @@ def prepare(out: Path, recipes: Path, quick: bool) -> None:
         prep.main("sample", out=out / "data", style=STYLE, limit=24 if quick else None)
     if not (out / "tokenizer" / "tokenizer_config.json").is_file():
         from data_prep.shards import read_shard
+        from gem_jax import tokens
         from gem_jax.recipes import load_recipe
-        from gem_jax.tokens import save_tokenizer, train_tokenizer
 
         model = load_recipe(f"{recipes}:{STAGES[0]}").model
-        turns = [
-            turn["value"]
+        form = tokens.template(model.template)
+        texts = [
+            text
             for example in read_shard(_shard(out, "train"))
-            for turn in example.record["conversations"]
+            for text in tokens.texts_of(form, tokens.turns_of(example.conversations))
         ]
-        tokenizer = train_tokenizer(turns, model.llm.vocab_size)
-        save_tokenizer(tokenizer, out / "tokenizer", model.max_length)
+        tokenizer = tokens.train_tokenizer(texts, model.llm.vocab_size)
+        tokens.save_tokenizer(tokenizer, out / "tokenizer", model.max_length)
 
 
 def _shard(out: Path, split: str) -> Path:
@@ -192,16 +196,36 @@ def logit_difference(out: Path, first: Path, second: Path) -> float:
     return float(jnp.abs(logits[0] - logits[1]).max())
 
 
-def write_report(out: Path, largest: float) -> None:
-    """Interprets the first held-out record and writes report.html."""
+def interpretations(out: Path) -> list["Interpretation"]:
+    """Returns those of the first held-out record and of the one with most contradicted claims."""
+    from data_prep.claims import check, parse
     from data_prep.instruct import QUESTIONS
-    from gem_jax import answers, interpret, log, report
+    from gem_jax import answers, interpret
+    from gem_jax.evaluate import read_predictions
+    from gem_jax.tasks import claims
 
-    shown = next(record for record in sample_records() if record.split == "test")
+    told = read_predictions(out / "predictions.jsonl")
+    cases = claims.load(_shard(out, "test"))
+
+    def contradicted(case: claims.Case) -> int:
+        verdicts = check(parse(told[case.id, case.id]), case.truth)
+        return sum(one.verdict == "contradicted" for one in verdicts)
+
+    paths = {record.id: record.path for record in sample_records()}
     model = answers.load_model(out / STAGES[-1])
-    record = interpret.load_record(shown.path)
-    found = interpret.interpret(model, record, QUESTIONS[STYLE], max_new_tokens=64)
-    print(interpret.as_text(found))
+    found = []
+    for case in (cases[0], max(cases, key=contradicted)):
+        record = dataclasses.replace(interpret.load_record(paths[case.id]), name=case.id)
+        found.append(interpret.interpret(model, record, QUESTIONS[STYLE], max_new_tokens=64))
+    return found
+
+
+def write_report(out: Path, largest: float) -> None:
+    """Interprets the first held-out record, and the worst answered one, and writes report.html."""
+    from gem_jax import interpret, log, report
+
+    first, worst = interpretations(out)
+    print(interpret.as_text(first))
     curves = {STAGE_NAMES[s]: log.read_metrics(out / s / "metrics.jsonl") for s in STAGES}
     artefacts: dict[str, str | Path] = {
         "records, measured, drawn and worded": out / "data",
@@ -216,9 +240,10 @@ def write_report(out: Path, largest: float) -> None:
         "36 held-out records. The truth of rate and intervals is the cardiologists' own marks, of "
         "the axis the QRS areas within them."
     )
-    units = {STAGE_NAMES["pretrain"]: "sum of cross entropies and squared errors"}
+    units = {STAGE_NAMES["pretrain"]: "sum of parts"}
     sections = [
-        interpret.as_html(found),
+        interpret.as_html(first, "A held-out ECG, and what the model says of it"),
+        interpret.as_html(worst, "Where it errs: the answer with the most contradicted claims"),
         report.curves_html(curves, units),
         report.scores_html(json.loads((out / "scores.json").read_text()), note),
         report.artefacts_html(artefacts),

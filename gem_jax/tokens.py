@@ -119,6 +119,12 @@ def encode(
     return _padded(np.array(ids), np.array(media), np.array(learn), length)
 
 
+def texts_of(form: Template, turns: Sequence[tuple[str, str]]) -> list[str]:
+    """Returns the texts that a conversation's row is tokenized from, for training a tokenizer."""
+    pieces, _ = _pieces(form, turns, answer_open=False)
+    return [text for piece in pieces for text in piece.split(IMAGE) if text]
+
+
 def special_ids(tokenizer: Tokenizer) -> tuple[int, int, int]:
     """Returns the ids of begin, end and padding; ConfigError when the tokenizer lacks one."""
     bos, eos, pad = (tokenizer.token_to_id(token) for token in (BOS, EOS, PAD))
