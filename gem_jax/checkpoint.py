@@ -6,13 +6,17 @@ A CKPT on a command line is ROOT (its last complete step) or ROOT/checkpoints/N.
 """
 
 import json
+import logging
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from orbax.checkpoint import v1 as ocp
 
 from gem_jax.config import ConfigError, model_from_dict, read_json, to_dict
@@ -55,10 +59,11 @@ def locate(path: Path) -> Located:
         root, steps = path.parents[1], [int(path.name)] if path.is_dir() else []
     else:
         root, steps = path, complete_steps(path)
-    if not steps or not (root / "config.json").is_file():
+    whole = (root / "config.json").is_file() and (root / "tokenizer").is_dir()
+    if not steps or not whole:
         raise CheckpointError(
-            f"{path}: got no checkpoint, expected a folder with config.json and checkpoints/N as "
-            "`gem-jax import` or `gem-jax train` writes it"
+            f"{path}: got no checkpoint, expected a folder with config.json, tokenizer and "
+            "checkpoints/N as `gem-jax import` or `gem-jax train` writes it"
         )
     return Located(root, steps[-1])
 
@@ -76,7 +81,8 @@ def read_model_config(located: Located) -> GemConfig:
 def load_params(path: Path) -> tuple[GemConfig, dict]:
     """Returns (model config, all of GEM's parameters) of the CKPT `path`.
 
-    CheckpointError when it lacks a part, as a stage-0 run does: it serves `train --init` alone.
+    CheckpointError when it lacks a part, as a stage-0 run does: it serves `train --init` alone; or
+    when the parameters are not of the config's sizes.
     """
     located = locate(path)
     config = read_model_config(located)
@@ -88,24 +94,46 @@ def load_params(path: Path) -> tuple[GemConfig, dict]:
             f"{located.root}: got a checkpoint without {missing}, expected a whole GEM; it is an "
             "intermediate stage, train the next one with --init"
         )
-    return config, {part: params[part] for part in expected}
+    params = {part: params[part] for part in expected}
+    if jax.tree.map(jnp.shape, params) != jax.tree.map(jnp.shape, expected):
+        raise CheckpointError(
+            f"{located.root}: got parameters of other sizes than its config.json says, expected "
+            "both as they were written; fetch the checkpoint again"
+        )
+    return config, params
 
 
 def load_tree(located: Located) -> dict:
     """Returns the saved parameters, every part that the step holds, on the default device."""
     folder = steps_dir(located.root) / str(located.step)
     try:
-        saved = ocp.checkpointables_metadata(folder).metadata["params"]
-        single = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-        target = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=single), saved
-        )
-        return ocp.load_checkpointables(folder, {"params": target})["params"]
+        with _silence():
+            saved = ocp.checkpointables_metadata(folder).metadata["params"]
+            single = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+            target = jax.tree.map(
+                lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=single), saved
+            )
+            return ocp.load_checkpointables(folder, {"params": target})["params"]
     except (OSError, KeyError, ValueError) as error:
         raise CheckpointError(
-            f"{folder}: got a step that cannot be read ({error}), expected one that is complete; "
-            "name an earlier one of checkpoints/"
+            f"{folder}: got a step that cannot be read ({type(error).__name__}), expected one that "
+            "is complete; name an earlier one of checkpoints/, or fetch it again"
         ) from error
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Keeps orbax from telling of a fault in many lines: whoever calls tells it in one."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    except Exception:
+        # Its unfinished tasks speak up later, when they are collected.
+        logging.getLogger("asyncio").setLevel(logging.CRITICAL + 1)
+        raise
+    finally:
+        logging.disable(before)
 
 
 def checkpointer(root: Path, keep: int) -> ocp.training.Checkpointer:

@@ -218,6 +218,9 @@ def load_tokenizer(folder: Path) -> Tokenizer:
         raise ConfigError(
             f"{path}: missing, expected a tokenizer.json; name its folder by data.tokenizer"
         )
-    tokenizer = Tokenizer.from_file(str(path))
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # tokenizers raises nothing narrower
+        raise ConfigError(f"{path}: got {error}, expected a tokenizer.json") from error
     special_ids(tokenizer)
     return tokenizer
