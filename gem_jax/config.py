@@ -20,8 +20,6 @@ T = TypeVar("T")
 class ConfigError(ValueError):
     """A recipe, an override or a config file that cannot be used."""
 
-    user_error = True
-
 
 def _require(holds: bool, field: str, got: Any, expected: str) -> None:
     if not holds:
@@ -156,7 +154,12 @@ def from_dict(kind: type[T], values: Any, where: str) -> T:
             f"exactly {sorted(fields)}; was it written by another version?"
         )
     built = {name: _field(hints[name], value, f"{where}.{name}") for name, value in values.items()}
-    return kind(**built)
+    try:
+        return kind(**built)
+    except ConfigError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{where}: {error}") from error
 
 
 def _field(hint: Any, value: Any, where: str) -> Any:

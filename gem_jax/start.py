@@ -18,10 +18,7 @@ def initial_params(config: Config, start: dict) -> dict:
         ConfigError: when the start lacks a part that the recipe does not name, the recipe names
             one that the start has, or one has another shape.
     """
-    model = model_of(config)
-    batch = abstract_batch(config.model, 1, config.data.length)
-    key = jax.random.key(config.train.seed)
-    shapes = jax.eval_shape(model.init, key, batch)["params"]
+    shapes = param_shapes(config)
     lacking = set(shapes) - set(start)
     if lacking != set(config.train.init_parts):
         raise ConfigError(
@@ -29,9 +26,22 @@ def initial_params(config: Config, start: dict) -> dict:
             f"lacks: {sorted(lacking)}; give --init or name them in the recipe"
         )
     _raise_if_misfit({part: shapes[part] for part in shapes if part in start}, start)
-    empty = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), batch)
-    made = jax.jit(model.init)(key, empty)["params"] if lacking else {}
+    made = _made(config) if lacking else {}
     return {part: made[part] if part in lacking else start[part] for part in shapes}
+
+
+def param_shapes(config: Config) -> dict:
+    """Returns the whole tree of the objective's model as shapes and dtypes."""
+    batch = abstract_batch(config.model, 1, config.data.length)
+    return jax.eval_shape(model_of(config).init, jax.random.key(0), batch)["params"]
+
+
+def _made(config: Config) -> dict:
+    """Returns the whole tree at random, by the recipe's seed."""
+    shapes = abstract_batch(config.model, 1, config.data.length)
+    batch = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    key = jax.random.key(config.train.seed)
+    return jax.jit(model_of(config).init)(key, batch)["params"]
 
 
 def _raise_if_misfit(shapes: dict, start: dict) -> None:

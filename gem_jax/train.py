@@ -9,11 +9,11 @@ import dataclasses
 import functools
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -22,22 +22,25 @@ import optax
 from flax import struct
 from tokenizers import Tokenizer
 
-from gem_jax import checkpoint, flops, log, sharding
+from gem_jax import checkpoint, flops, log, sharding, usage
 from gem_jax.config import Config, ConfigError, read_json, to_dict
 from gem_jax.data import TrainBatch, ids_hash, train_batches
 from gem_jax.models.gem import Batch
 from gem_jax.models.pretrain import DenseTargets
 from gem_jax.objectives import LOSSES, Metrics
 from gem_jax.optimizer import merge, optimizer, schedule, split
-from gem_jax.start import initial_params
+from gem_jax.start import initial_params, param_shapes
 from gem_jax.tokens import load_tokenizer, save_tokenizer
 
 
 @struct.dataclass
 class TrainState:
-    """What changes: the moving parameters, the optimizer's state, the updates made so far."""
+    """What changes: the moving parameters, the optimizer's state, the updates made so far.
 
-    step: jax.Array
+    Its leaves are arrays, or their shapes or shardings.
+    """
+
+    step: Any
     moving: dict
     opt_state: optax.OptState
 
@@ -61,6 +64,17 @@ class Run:
         return self.folder / "metrics.jsonl"
 
 
+@dataclass(frozen=True)
+class Pending:
+    """A step that was sent to the device and whose metrics are not fetched yet."""
+
+    step: int
+    got: TrainBatch
+    began: float
+    waited_s: float
+    metrics: Metrics
+
+
 def train_step(
     state: TrainState,
     frozen: dict,
@@ -78,7 +92,7 @@ def train_step(
     (loss, parts), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.moving)
     updates, opt_state = tx.update(grads, state.opt_state, state.moving)
     moving = optax.apply_updates(state.moving, updates)
-    metrics = {"loss": loss, "grad_norm": optax.global_norm(grads), **parts}
+    metrics = {"loss": loss, "grad_norm": optax.tree.norm(grads), **parts}
     return TrainState(state.step + 1, moving, opt_state), metrics
 
 
@@ -89,21 +103,40 @@ def run(config: Config, run_dir: Path, init: Path | None = None, label: str = "t
         SystemExit: 143, after a SIGTERM at which the state was saved.
         KeyboardInterrupt: after a Ctrl-C at which the state was saved.
     """
-    start = checkpoint.locate(init) if init else None
+    _refuse_another_config(config, run_dir)
+    own = bool(checkpoint.complete_steps(run_dir))
+    source = run_dir if own else init
+    start = checkpoint.locate(source) if source else None
     tokenizer = _tokenizer(config, start)
     mesh = sharding.make_mesh(config.mesh)
     tx = optimizer(config.optimizer, config.train.steps)
     with jax.set_mesh(mesh):
-        params = initial_params(config, checkpoint.load_tree(start) if start else {})
-        params = jax.device_put(params, sharding.param_shardings(mesh, params))
-        moving, frozen = split(params, config.train.trainable)
-        state = TrainState(jnp.zeros((), jnp.int32), moving, jax.jit(tx.init)(moving))
+        begun = None if own else begin(config, start, tx, mesh)
         _write_run(config, run_dir, tokenizer)
         with checkpoint.checkpointer(run_dir, config.train.keep) as writer:
-            if checkpoint.complete_steps(run_dir):
-                state, frozen = restore(writer, state, frozen)
+            state, frozen = begun or restore(writer, config, tx, mesh)
             _loop(Run(config, run_dir, label, tokenizer, tx, mesh, writer, frozen), state)
     return run_dir
+
+
+def begin(
+    config: Config,
+    start: checkpoint.Located | None,
+    tx: optax.GradientTransformation,
+    mesh: jax.sharding.Mesh,
+) -> tuple[TrainState, dict]:
+    """Returns (state, frozen) before the first step, placed on the mesh."""
+    params = initial_params(config, checkpoint.load_tree(start) if start else {})
+    params = jax.device_put(params, sharding.param_shardings(mesh, params))
+    moving, frozen = split(params, config.train.trainable)
+    fresh = functools.partial(fresh_state, tx)
+    where = sharding.state_shardings(mesh, jax.eval_shape(fresh, moving), moving)
+    return jax.jit(fresh, out_shardings=where, donate_argnums=0)(moving), frozen
+
+
+def fresh_state(tx: optax.GradientTransformation, moving: dict) -> TrainState:
+    """Returns the state before the first step."""
+    return TrainState(jnp.zeros((), jnp.int32), moving, tx.init(moving))
 
 
 def saved_state(state: TrainState, frozen: dict) -> dict[str, Any]:
@@ -114,17 +147,22 @@ def saved_state(state: TrainState, frozen: dict) -> dict[str, Any]:
     }
 
 
-def restore(writer: Any, state: TrainState, frozen: dict) -> tuple[TrainState, dict]:
-    """Returns (state, frozen) of the run's last complete step, shaped and placed as the given."""
-    target = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding),
-        saved_state(state, frozen),
+def restore(
+    writer: Any, config: Config, tx: optax.GradientTransformation, mesh: jax.sharding.Mesh
+) -> tuple[TrainState, dict]:
+    """Returns (state, frozen) of the run's last complete step, placed on the mesh."""
+    shapes = param_shapes(config)
+    moving, frozen = split(shapes, config.train.trainable)
+    state = jax.eval_shape(functools.partial(fresh_state, tx), moving)
+    target = saved_state(state, frozen)
+    placed = jax.tree.map(
+        lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
+        target,
+        sharding.state_shardings(mesh, target, shapes),
     )
-    saved = writer.load_checkpointables(None, target)
-    params, moved = saved["params"], saved["optimizer"]
-    moving = {part: params[part] for part in state.moving}
-    kept = {part: params[part] for part in frozen}
-    return TrainState(moved["step"], moving, moved["state"]), kept
+    saved = writer.load_checkpointables(None, placed)
+    moving, frozen = split(saved["params"], config.train.trainable)
+    return TrainState(saved["optimizer"]["step"], moving, saved["optimizer"]["state"]), frozen
 
 
 def _loop(this: Run, state: TrainState) -> None:
@@ -135,59 +173,65 @@ def _loop(this: Run, state: TrainState) -> None:
     step_fn = jax.jit(functools.partial(train_step, config=config, tx=this.tx), donate_argnums=0)
     place = functools.partial(jax.device_put, device=sharding.batch_sharding(this.mesh))
     batches = train_batches(config, this.tokenizer, first)
-    describe = _describer(config, merge(state.moving, frozen))
-    tell = log.progress(this.label, first, steps)
-    pending: tuple[dict[str, Any], Metrics] | None = None
+    record = _recorder(this, merge(state.moving, frozen), first)
+    pending: Pending | None = None
     with _stop_signals() as stopped:
-        clock = time.perf_counter()
         for step in range(first, steps):
+            began = time.perf_counter()
             got = next(batches)
             # Waiting for data while the device still works costs nothing and is not counted.
-            idle = pending is None or pending[1]["loss"].is_ready()  # type: ignore[attr-defined]
-            waited_s = (time.perf_counter() - clock) * idle
+            idle = pending is None or pending.metrics["loss"].is_ready()  # type: ignore[attr-defined]
+            waited_s = (time.perf_counter() - began) * idle
             state, metrics = step_fn(state, frozen, place(got.batch), place(got.dense))
             if pending:  # the last step's metrics are fetched while this one runs
-                tell(step, _write_row(this.metrics_file, *pending))
-            step_s, clock = time.perf_counter() - clock, time.perf_counter()
-            pending = (describe(step, got, step_s, waited_s), metrics)
+                record(pending)
+            pending = Pending(step, got, began, waited_s, metrics)
+            ending = bool(stopped)
             due = (step + 1) % config.train.checkpoint_every == 0 or step + 1 == steps
-            if due or stopped:
+            if due or ending:
+                # First the row, then the checkpoint: a run that goes on behind it lacks no row.
+                record(pending)
+                pending = None
                 this.writer.save_checkpointables(step + 1, saved_state(state, frozen))
-            if stopped:
+            if ending:
                 break
-    if pending:
-        tell(pending[0]["step"] + 1, _write_row(this.metrics_file, *pending))
     if stopped and stopped[0] == signal.SIGTERM:
         raise SystemExit(143)
     if stopped:
         raise KeyboardInterrupt
 
 
-def _describer(config: Config, params: dict) -> Any:
-    """Returns a function that makes a step's row of metrics, but for what the device says."""
+def _recorder(this: Run, params: dict, first: int) -> Callable[[Pending], None]:
+    """Returns a function that fetches a step's metrics, writes its row and tells the progress."""
+    config = this.config
     weights = flops.llm_matmul_weights(params)
     rates = schedule(config.optimizer, config.train.steps)
+    tell = log.progress(this.label, first, config.train.steps)
+    clock = 0.0
 
-    def describe(step: int, got: TrainBatch, step_s: float, waited_s: float) -> dict[str, Any]:
+    def record(sent: Pending) -> None:
+        nonlocal clock
+        got = sent.got
+        values = {name: float(value) for name, value in jax.device_get(sent.metrics).items()}
+        if not np.isfinite(values["loss"]):
+            raise FloatingPointError(f"step {sent.step}: the loss is {values['loss']}")
+        # From the end of the step before, or from its own beginning when none was under way.
+        now = time.perf_counter()
+        step_s, clock = now - max(clock, sent.began), now
         work = flops.step_flops(config.model, weights, got.num_tokens, got.squared_lengths)
-        return {
-            "step": step,
-            "learning_rate": float(rates(step)),
+        row = {
+            "step": sent.step,
+            **values,
+            "learning_rate": float(rates(sent.step)),
             "tokens_per_s": got.num_tokens / step_s,
             "mfu": log.mfu(work, step_s),
-            "data_wait": waited_s / step_s,
+            "data_wait": sent.waited_s / step_s,
             "record_ids_hash": ids_hash(got.record_ids),
         }
+        log.append_metrics(this.metrics_file, row)
+        tell(sent.step + 1, values["loss"])
 
-    return describe
-
-
-def _write_row(path: Path, row: dict[str, Any], metrics: Metrics) -> float:
-    values = {name: float(value) for name, value in jax.device_get(metrics).items()}
-    if not np.isfinite(values["loss"]):
-        raise FloatingPointError(f"step {row['step']}: the loss is {values['loss']}")
-    log.append_metrics(path, {"step": row["step"], **values, **row})
-    return values["loss"]
+    return record
 
 
 @contextmanager
@@ -216,13 +260,16 @@ def _tokenizer(config: Config, start: checkpoint.Located | None) -> Tokenizer:
     return tokenizer
 
 
-def _write_run(config: Config, run_dir: Path, tokenizer: Tokenizer) -> None:
-    """Writes config.json and the tokenizer; refuses to go on in a run of another config."""
+def _refuse_another_config(config: Config, run_dir: Path) -> None:
     path = run_dir / "config.json"
     if path.exists() and read_json(path) != to_dict(config):
         raise ConfigError(
             f"{path}: is another run's config; name a new --run-dir or train the same recipe"
         )
+
+
+def _write_run(config: Config, run_dir: Path, tokenizer: Tokenizer) -> None:
+    """Writes config.json and the tokenizer."""
     if jax.process_index() == 0:
         checkpoint.write_config(run_dir, to_dict(config))
         save_tokenizer(tokenizer, run_dir / "tokenizer", config.model.max_length)
@@ -238,10 +285,10 @@ def cli(args: list[str]) -> int:
         raise ConfigError(f"train: got {args[:1]}, expected RECIPE.py:function first")
     fields: list[tuple] = [
         ("run_dir", Path),
-        ("config", tyro.conf.OmitArgPrefixes[Config], load_recipe(args[0])),
+        ("config", Annotated[Config, tyro.conf.arg(name="")], load_recipe(args[0])),
         ("init", Path | None, None),
     ]
     arguments: Any = dataclasses.make_dataclass("Arguments", fields)
-    given: Any = tyro.cli(arguments, args=args[1:], prog=f"gem-jax train {args[0]}")
+    given: Any = usage.read(arguments, args[1:], f"gem-jax train {args[0]}")
     print(run(given.config, given.run_dir, given.init))
     return 0

@@ -23,17 +23,25 @@ def bind(main: Callable[..., Any], args: Sequence[str], prog: str) -> Callable[[
     Raises:
         SystemExit: 0 after `--help`, 2 after one line on stderr about bad usage.
     """
+    return read(_binder(main), args, prog)
+
+
+def read(kind: Callable[..., Any], args: Sequence[str], prog: str) -> Any:
+    """Returns what the function or dataclass `kind` makes of a command line.
+
+    Raises:
+        SystemExit: 0 after `--help`, 2 after one line on stderr about bad usage.
+    """
     import tyro
 
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
-            bound: Callable[[], Any] = tyro.cli(_binder(main), args=args, prog=prog)
+            return tyro.cli(kind, args=args, prog=prog)
     except SystemExit:
         if said.getvalue():
             print(one_line(said.getvalue(), prog), file=sys.stderr)
         raise
-    return bound
 
 
 def one_line(box: str, prog: str) -> str:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+# The models here are tiny: to optimise their programs costs far more than it saves.
 os.environ["XLA_FLAGS"] = (
-    f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8".strip()
+    f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8 "
+    "--xla_backend_optimization_level=0"
 )
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
@@ -29,3 +31,27 @@ def sample_record_path() -> Path:
     headers = sorted(SAMPLE.rglob("*.hea"), key=lambda path: ("ludb" not in path.parts, path))
     assert headers, f"{SAMPLE} holds no record"
     return headers[0].with_suffix("")
+
+
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with shards of nine sample records, three of them held out, and a tokenizer."""
+    from data_prep import prep
+    from data_prep.shards import read_shard, shard_files
+    from gem_jax.tokens import save_tokenizer, train_tokenizer
+
+    folder = tmp_path_factory.mktemp("prepared")
+    items = prep.corpus_items("sample")
+    train = [item for item in items if item.split == "train"][::30][:6]
+    items = train + [item for item in items if item.split == "test"][:3]
+    measured, skipped = prep.measure(items, folder, processes=1)
+    pages = {item.id: f"images/{item.id}.png" for item in items}
+    examples = prep.instruct(items, measured, pages, "brief")
+    prep.write(items, examples, folder, {}, skipped)
+    texts = [
+        turn["value"]
+        for example in read_shard(shard_files(folder, "train")[0])
+        for turn in example.conversations
+    ]
+    save_tokenizer(train_tokenizer(texts, 400), folder / "tokenizer", 512)
+    return folder
