@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 
 import numpy as np
 import pytest
@@ -12,8 +11,9 @@ from hypothesis import strategies as st
 
 from data_prep.augment import LENGTH_S, TIME_SCALE, Change, add_noise, apply, draw
 from data_prep.intervals import measure_waves
-from data_prep.records import BadInput, select_leads
-from data_prep.waves import FIDUCIALS
+from data_prep.records import BadInput, read, select_leads
+from data_prep.sample_index import SAMPLE
+from data_prep.waves import FIDUCIALS, find_waves
 from synthetic import ecg
 
 INTERVALS = ("pr_ms", "qrs_ms", "qt_ms", "p_ms")
@@ -48,7 +48,7 @@ def test_axis_moves_by_exactly_the_angle(angle: float, axis: float) -> None:
     record, waves = ecg(axis_deg=axis)
     before = summary(record, waves)
     after = summary(*apply(record, waves, dataclasses.replace(WHOLE, rotation_deg=angle)))
-    assert apart_deg(after["axis_deg"], before["axis_deg"] + angle) <= 0.1 + 1e-6
+    assert apart_deg(after["axis_deg"], before["axis_deg"] + angle) < 1e-3
     for key in ("heart_rate_bpm", *INTERVALS):
         assert after[key] == pytest.approx(before[key], rel=0.02), key
 
@@ -175,14 +175,13 @@ def test_draws_stay_in_range_and_cover_every_axis() -> None:
     assert draw(np.random.default_rng(1)) == draw(np.random.default_rng(1))
 
 
-def test_a_change_takes_less_than_two_ms() -> None:
-    record, waves = ecg()
-    changes = [draw(np.random.default_rng(k)) for k in range(20)]
-    best_ms = np.inf
-    for _ in range(3):
-        start = time.perf_counter()
-        for change in changes:
-            apply(record, waves, change)
-        best_ms = min(best_ms, (time.perf_counter() - start) / len(changes) * 1000)
-    # Five times the two milliseconds it takes when idle: the test machine may be busy.
-    assert best_ms < 10.0
+@pytest.mark.parametrize("record_id", ["ludb/1", "ludb/38", "ptbxl/00423"])
+def test_real_records_turn_and_stretch_exactly(record_id: str) -> None:
+    record = read(SAMPLE / record_id)
+    waves = find_waves(record)
+    before = summary(record, waves)
+    turned = summary(*apply(record, waves, Change(rotation_deg=-120.0)))
+    assert apart_deg(turned["axis_deg"], before["axis_deg"] - 120.0) < 1e-3
+    assert apart_deg(turned["axis_deg"], before["axis_deg"] - 119.0) > 0.5
+    slower = summary(*apply(record, waves, Change(time_scale=1.25, length_s=12.5)))
+    assert slower["heart_rate_bpm"] == pytest.approx(before["heart_rate_bpm"] / 1.25, rel=1e-9)

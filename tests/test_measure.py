@@ -7,7 +7,6 @@ import json
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -170,17 +169,6 @@ def test_uncalibrated_records_have_times_and_no_amplitudes() -> None:
     for key, values in measured.beats.items():
         assert np.isnan(values).all() == ("mv" in key), key
     assert any("calibrated" in reason for reason in measured.quality["reasons"])
-
-
-def test_measuring_given_marks_takes_three_milliseconds() -> None:
-    record, waves = ecg(rate_bpm=90)
-    code = measure_waves.__wrapped__ if hasattr(measure_waves, "__wrapped__") else measure_waves
-    taken = []
-    for _ in range(20):
-        start = time.perf_counter()
-        code(record, waves)
-        taken.append(time.perf_counter() - start)
-    assert min(taken) < 0.010, "three milliseconds, with room for checked shapes and a busy machine"
 
 
 def test_no_waves_measure_to_nothing() -> None:
