@@ -103,8 +103,11 @@ class Gem(nn.Module):
         """Returns each sample's features in the LLM's width: ECG tokens, then image tokens."""
         ecg_tokens, _ = self.ecg_tower(ecg)
         image_tokens, _ = self.vision_tower(image)
-        ecg_features = self.mm_projector(self.ecg_projector(ecg_tokens))
-        return jnp.concatenate([ecg_features, self.mm_projector(image_tokens)], axis=1)
+        # One call of the shared projector: of two, XLA's partitioner (jax 0.10.2, mesh 2 × 2 × 2)
+        # adds up the gradients wrongly.
+        return self.mm_projector(
+            jnp.concatenate([self.ecg_projector(ecg_tokens), image_tokens], axis=1)
+        )
 
     def embed(self, batch: Batch) -> Float[Array, "B T D"]:
         """Returns the token embeddings, overwritten by features where `media_index` is not -1."""

@@ -1,0 +1,157 @@
+"""A run that was stopped ends as if it had not been; what does not belong to it is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import tiny
+from gem_jax import checkpoint, log, train
+from gem_jax.config import ConfigError
+from gem_jax.optimizer import flat
+
+STEPS = 12
+# A process that sends itself a signal as soon as the metrics of a step are written.
+STOPPED_AT = """
+import os, sys
+from gem_jax import cli, log
+write, step, number = log.append_metrics, int(sys.argv[1]), int(sys.argv[2])
+def append_metrics(path, row):
+    write(path, row)
+    if row["step"] == step:
+        os.kill(os.getpid(), number)
+log.append_metrics = append_metrics
+sys.exit(cli.main(sys.argv[3:]))
+"""
+
+
+def config_of(**sections):
+    return tiny.changed(tiny.instruct(), **sections)
+
+
+def leaves(tree):
+    return {path: np.asarray(leaf) for path, leaf in flat(tree).items()}
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(prepared, tmp_path_factory) -> Path:
+    return train.run(tiny.on(prepared, tiny.instruct()), tmp_path_factory.mktemp("whole") / "run")
+
+
+def told(run_dir: Path):
+    rows = log.read_metrics(run_dir / "metrics.jsonl")
+    return [(row["step"], row["loss"], row["grad_norm"], row["record_ids_hash"]) for row in rows]
+
+
+def saved(run_dir: Path):
+    return checkpoint.load_tree(checkpoint.locate(run_dir))
+
+
+def test_a_run_leaves_config_metrics_and_checkpoints(uninterrupted):
+    rows = log.read_metrics(uninterrupted / "metrics.jsonl")
+    assert [row["step"] for row in rows] == list(range(STEPS))
+    expected = {"step", "loss", "grad_norm", "learning_rate", "tokens_per_s", "mfu", "data_wait"}
+    assert set(rows[0]) == expected | {"record_ids_hash"}
+    assert rows[0]["learning_rate"] == 0.0
+    assert rows[2]["learning_rate"] == pytest.approx(3e-3)
+    assert all(0 <= row["data_wait"] <= 1 and row["tokens_per_s"] > 0 for row in rows)
+    assert rows[0]["mfu"] is None
+    assert len({row["record_ids_hash"] for row in rows}) > 1
+    assert checkpoint.complete_steps(uninterrupted) == [8, 12]
+    assert json.loads((uninterrupted / "config.json").read_text())["train"]["steps"] == STEPS
+    assert (uninterrupted / "tokenizer" / "tokenizer.json").is_file()
+
+
+def interrupt(step: int, number: int, config, run_dir: Path) -> subprocess.CompletedProcess[str]:
+    arguments = ["--data.shards", config.data.shards, "--data.tokenizer", config.data.tokenizer]
+    recipe = f"{Path(tiny.__file__)}:instruct"
+    program = [sys.executable, "-c", STOPPED_AT, str(step), str(int(number))]
+    root = Path(__file__).parents[1]
+    return subprocess.run(
+        [*program, "train", recipe, "--run-dir", str(run_dir), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=200,
+        env=os.environ | {"PYTHONPATH": f"{root}:{root / 'tests'}"},
+    )
+
+
+def test_a_run_that_was_stopped_thrice_ends_as_the_uninterrupted(prepared, uninterrupted, tmp_path):
+    config, run_dir = tiny.on(prepared, tiny.instruct()), tmp_path / "run"
+    killed = interrupt(5, signal.SIGKILL, config, run_dir)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert checkpoint.complete_steps(run_dir) == [4]
+    assert [row[0] for row in told(run_dir)] == list(range(6)), "rows ahead of the checkpoint"
+    ended = interrupt(5, signal.SIGTERM, config, run_dir)
+    assert ended.returncode == 143, ended.stderr
+    assert checkpoint.complete_steps(run_dir)[-1] == len(told(run_dir)) == 7
+    broken = interrupt(8, signal.SIGINT, config, run_dir)
+    assert broken.returncode == 130, broken.stderr
+    assert broken.stderr.splitlines()[-1].endswith("run the same command again to go on")
+    assert checkpoint.complete_steps(run_dir)[-1] == len(told(run_dir)) == 10
+    train.run(config, run_dir)
+    assert told(run_dir) == told(uninterrupted)
+    expected = leaves(saved(uninterrupted))
+    assert checkpoint.locate(run_dir).step == STEPS
+    for path, leaf in leaves(saved(run_dir)).items():
+        assert leaf.tobytes() == expected[path].tobytes(), path
+    earlier = checkpoint.load_tree(checkpoint.Located(uninterrupted, 8))
+    assert leaves(earlier)["llm/norm/scale"].tobytes() != expected["llm/norm/scale"].tobytes()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_during_the_last_save_loses_nothing(number, prepared, tmp_path, monkeypatch):
+    config = tiny.on(prepared, config_of(train={"steps": 1}))
+    write = log.append_metrics
+
+    def append_metrics(path, row):
+        write(path, row)
+        os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(log, "append_metrics", append_metrics)
+    before = signal.getsignal(number)
+    with pytest.raises((SystemExit, KeyboardInterrupt)):
+        train.run(config, tmp_path / "run")
+    assert signal.getsignal(number) == before
+    assert checkpoint.complete_steps(tmp_path / "run") == [1]
+
+
+def test_a_finished_run_does_nothing_more(prepared, uninterrupted):
+    before = (uninterrupted / "metrics.jsonl").read_bytes()
+    train.run(tiny.on(prepared, tiny.instruct()), uninterrupted)
+    assert (uninterrupted / "metrics.jsonl").read_bytes() == before
+
+
+def test_a_run_of_another_config_is_refused(prepared, uninterrupted):
+    before = sorted(uninterrupted.rglob("*"))
+    other = tiny.on(prepared, config_of(optimizer={"learning_rate": 1e-3}))
+    with pytest.raises(ConfigError, match="is another run's config"):
+        train.run(other, uninterrupted)
+    assert sorted(uninterrupted.rglob("*")) == before
+
+
+def test_a_loss_that_is_no_number_ends_the_run(prepared, tmp_path):
+    config = tiny.on(prepared, config_of(optimizer={"learning_rate": 1e30, "clip_norm": 1e30}))
+    with pytest.raises(FloatingPointError, match=r"step \d+: the loss is (nan|inf)"):
+        train.run(config, tmp_path / "run")
+    assert checkpoint.complete_steps(tmp_path / "run") == []
+
+
+def test_an_init_that_does_not_fit_is_refused(prepared, uninterrupted, tmp_path):
+    config = config_of(train={"init_parts": ()})
+    llm = dataclasses.replace(config.model.llm, hidden_dim=40)
+    wide = dataclasses.replace(config, model=dataclasses.replace(config.model, llm=llm))
+    with pytest.raises(ConfigError, match=r"--init: does not fit.*llm/embed_tokens/embedding has"):
+        train.run(tiny.on(prepared, wide), tmp_path / "run", uninterrupted)
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(checkpoint.CheckpointError, match="got no checkpoint"):
+        train.run(tiny.on(prepared, config), tmp_path / "run", tmp_path / "nothing")
+    assert not (tmp_path / "run").exists()
