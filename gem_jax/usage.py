@@ -12,7 +12,11 @@ import typing
 from collections.abc import Callable, Sequence
 from typing import Any
 
-FRAME = re.compile(r"[╭╮╰╯│─]+")
+# Of tyro's framed messages: the title, which its text repeats; lines between parts; the frame.
+TITLE = re.compile(r"^╭.*$", re.MULTILINE)
+RULE = re.compile(r"─{3,}")
+FRAME = re.compile(r"[╰╯│]")
+HELP = ("For full helptext", "Argument helptext")
 
 
 def bind(main: Callable[..., Any], args: Sequence[str], prog: str) -> Callable[[], Any]:
@@ -46,8 +50,10 @@ def read(kind: Callable[..., Any], args: Sequence[str], prog: str) -> Any:
 
 def one_line(box: str, prog: str) -> str:
     """Returns tyro's framed message about bad usage as one line."""
-    text = " ".join(FRAME.sub(" ", box).split())
-    return f"{prog}: {text.split(' For full helptext')[0]}; see {prog} --help"
+    parts = [FRAME.sub(" ", part).split() for part in RULE.split(TITLE.sub("", box))]
+    said = [" ".join(words) for words in parts if words]
+    told = "; ".join(part.rstrip(".") for part in said if not part.startswith(HELP))
+    return f"{prog}: {told.replace(f'Missing from {prog}:', 'Missing:')}; see {prog} --help"
 
 
 def _binder(main: Callable[..., Any]) -> Callable[..., Callable[[], Any]]:

@@ -19,13 +19,16 @@ import wfdb
 from data_prep import augment, teachers
 from data_prep.intervals import measure_waves
 from data_prep.marks import read_marks
-from data_prep.records import LEADS
+from data_prep.records import LEADS, BadInput
 from data_prep.sample_index import SAMPLE
 from data_prep.shards import Example, read_shard, shard_files
 from data_prep.waves import FIDUCIALS
 from experiments.demo import model as demo_model
 from gem_jax import checkpoint, cli
+from gem_jax.config import ConfigError
+from gem_jax.evaluate import read_predictions
 from gem_jax.models.gem import abstract_params
+from gem_jax.recipes import load_recipe
 from gem_jax.tokens import save_tokenizer, train_tokenizer
 from wfdb_records import edit_header, write
 
@@ -189,6 +192,24 @@ def test_a_target_that_cannot_be_written_is_refused(bad: Path, tmp_path: Path) -
     assert (tmp_path / "file").read_text() == "mine"
 
 
+@pytest.mark.parametrize("line", ["def f(:", "import no_such_module", "def f(x): return x"])
+def test_a_broken_recipe_is_told_by_its_line(line: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(f"{line}\n")
+    with pytest.raises(ConfigError, match=r"mine\.py failed in .*, line \d+: \w+Error: ") as told:
+        load_recipe(f"{tmp_path / 'mine.py'}:f")
+    assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize("line", ['{"id": 1', '{"id": "a"}', "[]", "\udcff"])
+def test_predictions_that_are_none_are_told_by_their_line(line: str, tmp_path: Path) -> None:
+    path, good = tmp_path / "predictions.jsonl", '{"id": "a", "shown": "b", "answer": "c"}'
+    path.write_text(f"{good}\n{line}\n", errors="surrogateescape")
+    with pytest.raises(BadInput, match=r"predictions\.jsonl, line 2: got "):
+        read_predictions(path)
+    path.write_text(f"{good}\n{line}", errors="surrogateescape")  # a run was stopped there
+    assert read_predictions(path) == {("a", "b"): "c"}
+
+
 # --- checkpoints ---
 
 
@@ -253,6 +274,16 @@ def test_what_is_no_checkpoint_is_refused(
     assert told.err.count("\n") == 1
     assert no_checkpoint in told.err
     assert not list(tmp_path.glob("dest*"))
+
+
+def test_an_export_to_nowhere_is_refused(
+    ckpt: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("mine")
+    assert cli.main(["export", str(ckpt), str(tmp_path / "file" / "dest")]) == 2
+    told = capsys.readouterr().err
+    assert "Not a directory, expected a path that can be used" in told
+    assert told.count("\n") == 1
 
 
 @pytest.mark.parametrize("no_checkpoint", ["without_weights"], indirect=True)
