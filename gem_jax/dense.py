@@ -22,7 +22,8 @@ QT_MS = (400.0, 50.0)
 
 def _scaled(value: float | np.ndarray | None, scale: tuple[float, float]) -> np.ndarray:
     mean, spread = scale
-    return (np.asarray(np.nan if value is None else value, np.float32) - mean) / spread
+    known = np.asarray(np.nan if value is None else value, np.float32)
+    return np.asarray((known - mean) / spread)
 
 
 def summary_targets(measured: Measurement) -> Float[np.ndarray, "G"]:

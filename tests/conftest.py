@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 # The models here are tiny: to optimise their programs costs far more than it saves.
@@ -15,6 +18,13 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 import hypothesis
 import jaxtyping
 import pytest
+
+# Runs, the suite's own processes and those that tests start share their compiled programs.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    programs = tempfile.mkdtemp(prefix="gem_jax_programs_")
+    atexit.register(shutil.rmtree, programs, ignore_errors=True)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = programs
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 
 jaxtyping.install_import_hook(["data_prep", "gem_jax"], "typechecker.checked")
 
