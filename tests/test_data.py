@@ -1,0 +1,178 @@
+"""Batches: functions of seed and step; texts true of the records as they were changed."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+import pytest
+
+import tiny
+from data_prep import augment
+from data_prep.claims import check, parse
+from data_prep.shards import read_shard, shard_files
+from gem_jax import data
+from gem_jax.config import ConfigError
+from gem_jax.data import augmented, ids_hash, page_array, prompt_row, stack, train_batches
+from gem_jax.preprocess import ecg_array
+from gem_jax.tokens import load_tokenizer
+
+EOS = tiny.MODEL.eos_token_id
+
+
+@pytest.fixture(scope="module")
+def tokenizer(prepared):
+    return load_tokenizer(prepared / "tokenizer")
+
+
+@pytest.fixture(scope="module")
+def examples(prepared):
+    return list(read_shard(shard_files(prepared, "train")[0]))
+
+
+def batches(prepared, tokenizer, first=0, recipe=tiny.instruct, **fields):
+    config = tiny.changed(tiny.on(prepared, recipe()), data={"batch_size": 2, **fields})
+    return list(train_batches(config, tokenizer, first))
+
+
+@pytest.fixture(scope="module")
+def whole(prepared, tokenizer):
+    return batches(prepared, tokenizer)
+
+
+def same(one, other) -> bool:
+    leaves = zip(jax.tree.leaves(one.batch), jax.tree.leaves(other.batch), strict=True)
+    return one.record_ids == other.record_ids and all(np.array_equal(a, b) for a, b in leaves)
+
+
+def test_a_run_has_a_batch_for_each_step(whole, examples):
+    assert len(whole) == tiny.instruct().train.steps
+    seen = [name for made in whole for name in made.record_ids]
+    epoch = len(examples)
+    for first in range(0, len(seen), epoch):
+        assert sorted(seen[first : first + epoch]) == sorted(one.id for one in examples)
+    assert seen[:epoch] != seen[epoch : 2 * epoch], "another order in each epoch"
+
+
+@pytest.mark.parametrize("first", [1, 5, 12])
+def test_a_continued_run_sees_what_the_uninterrupted_saw(first, whole, prepared, tokenizer):
+    later = batches(prepared, tokenizer, first)
+    assert len(later) == len(whole) - first
+    assert all(map(same, later, whole[first:]))
+    assert not any(map(same, later[1:], whole[first:])), "the control: a step off"
+
+
+def test_another_seed_gives_other_batches(whole, prepared, tokenizer):
+    other = batches(prepared, tokenizer, seed=4)
+    assert [made.record_ids for made in other] != [made.record_ids for made in whole]
+    assert not any(map(same, other, whole))
+
+
+def test_a_record_is_changed_anew_each_time(whole):
+    ecgs: dict[str, list[np.ndarray]] = {}
+    for made in whole:
+        for name, ecg in zip(made.record_ids, made.batch.ecg, strict=True):
+            ecgs.setdefault(name, []).append(ecg)
+    seen = next(each for each in ecgs.values() if len(each) > 1)
+    assert not np.array_equal(seen[0], seen[1])
+
+
+def test_without_augmentation_the_record_is_itself(prepared, tokenizer, examples):
+    made = batches(prepared, tokenizer, 10, augment=False)[0]
+    known = {one.id: one for one in examples}
+    for row, name in enumerate(made.record_ids):
+        record = known[name].signal()
+        np.testing.assert_array_equal(made.batch.ecg[row], ecg_array(record, tiny.MODEL.ecg))
+        np.testing.assert_array_equal(made.batch.image[row], page_array(record, tiny.MODEL))
+        told = tokenizer.decode(list(made.batch.targets[row][made.batch.loss_mask[row]]))
+        assert told.strip() == known[name].conversations[1]["value"]
+
+
+def test_rows_have_their_media_and_their_answer(whole):
+    made = whole[0]
+    batch = made.batch
+    assert batch.tokens.shape == (2, tiny.LENGTH)
+    for row in range(2):
+        places = np.flatnonzero(batch.media_index[row] >= 0)
+        assert batch.media_index[row, places].tolist() == list(range(tiny.MEDIA))
+        labels = batch.targets[row][batch.loss_mask[row]]
+        assert labels[-1] == EOS
+        assert EOS not in labels[:-1]
+        assert batch.loss_mask[row].argmax() > places[-1], "the question carries no loss"
+    lengths = batch.segments.sum(axis=1)
+    assert made.num_tokens == lengths.sum()
+    assert made.squared_lengths == (lengths**2).sum()
+
+
+def test_stage_0_has_dense_targets_and_text_alone(prepared, tokenizer):
+    made = batches(prepared, tokenizer, recipe=tiny.pretrain)[0]
+    assert (made.batch.media_index == -1).all()
+    assert made.dense is not None
+    assert made.dense.waves.shape == (2, 10, 12, 3)
+    assert 0.1 < made.dense.waves.mean() < 0.9
+    assert np.isfinite(made.dense.summary[:, 0]).all()
+
+
+def drawn(examples, config, count=4):
+    for number, example in enumerate(examples):
+        for seed in range(count):
+            rng = np.random.default_rng([number, seed])
+            yield example, *augmented(example, config, rng)
+
+
+def test_texts_are_true_of_the_changed_record(prepared, examples):
+    config = tiny.on(prepared, tiny.instruct())
+    stale = []
+    for example, _, measured, turns in drawn(examples, config):
+        verdicts = check(parse(turns[0][1]), measured)
+        assert len(verdicts) >= 4
+        assert [one for one in verdicts if one.verdict != "supported"] == []
+        old = check(parse(example.conversations[1]["value"]), measured)
+        stale.append(any(one.verdict == "contradicted" for one in old))
+    assert np.mean(stale) > 0.5, "the control: the text of the record as it was is false"
+
+
+def test_rates_span_what_the_time_scale_allows(prepared, examples):
+    config = tiny.on(prepared, tiny.instruct())
+    ratios = [
+        measured.summary["heart_rate_bpm"] / example.measured().summary["heart_rate_bpm"]
+        for example, _, measured, _ in drawn(examples, config, 8)
+    ]
+    assert min(ratios) < 0.85 and max(ratios) > 1.2
+    slowest, fastest = 1 / augment.TIME_SCALE[1], 1 / augment.TIME_SCALE[0]
+    within = [slowest * 0.93 < ratio < fastest * 1.07 for ratio in ratios]
+    assert np.mean(within) > 0.9  # a shorter window holds other beats
+
+
+def test_a_prompt_ends_at_the_cue_and_the_answer_is_not_in_it(tokenizer):
+    row = prompt_row(tokenizer, tiny.MODEL, "Describe this ECG in brief.", tiny.LENGTH)
+    assert not row.loss_mask.any()
+    assert (row.media_index >= 0).sum() == tiny.MEDIA
+    text = tokenizer.decode(list(row.tokens[: row.length]))
+    assert text.endswith("ASSISTANT:")
+    named = prompt_row(tokenizer, tiny.MODEL, "<image>\nDescribe this ECG in brief.", tiny.LENGTH)
+    np.testing.assert_array_equal(named.tokens, row.tokens)
+
+
+def test_stacked_rows_keep_their_order(tokenizer, examples):
+    questions = ["Rate?", "What is the axis of this ECG?"]
+    rows = [prompt_row(tokenizer, tiny.MODEL, question, 60) for question in questions]
+    records = [one.signal() for one in examples[:2]]
+    ecgs = [ecg_array(record, tiny.MODEL.ecg) for record in records]
+    pages = [page_array(record, tiny.MODEL) for record in records]
+    batch = stack(rows, ecgs, pages)
+    for number in range(2):
+        np.testing.assert_array_equal(batch.tokens[number], rows[number].tokens)
+        np.testing.assert_array_equal(batch.ecg[number], ecgs[number])
+        np.testing.assert_array_equal(batch.image[number], pages[number])
+    assert not np.array_equal(pages[0], pages[1])
+
+
+def test_the_hash_tells_the_records_and_their_order():
+    assert ids_hash(("a", "b")) == ids_hash(("a", "b"))
+    assert len({ids_hash(names) for names in (("a", "b"), ("b", "a"), ("a",), ("ab",))}) == 4
+
+
+def test_a_folder_without_shards_is_refused(tmp_path, tokenizer):
+    config = tiny.changed(tiny.instruct(), data={"shards": str(tmp_path)})
+    with pytest.raises(ConfigError, match=r"data.shards: got .*expected a folder"):
+        list(data.train_batches(config, tokenizer, 0))
