@@ -37,8 +37,9 @@ def main(*, out: Path = Path("runs/demo"), fresh: bool = False, quick: bool = Fa
         quick: A few records and a few training steps: shows that all parts work, learns nothing.
     """
     recipes = recipe_file()
+    _refuse_foreign(out)
     if fresh and out.exists():
-        _remove(out)
+        shutil.rmtree(out)
     if (out / "done.json").is_file():
         print(f"the demo is done (--fresh repeats it)\n{told(out)}")
         return 0
@@ -89,10 +90,10 @@ def _say(step: str) -> None:
     print(f"— {step}", file=sys.stderr, flush=True)
 
 
-def _remove(out: Path) -> None:
-    if not (out / ".gem_jax_demo").exists():
+def _refuse_foreign(out: Path) -> None:
+    """Refuses a folder with something in it that no demo made: `--fresh` would remove it."""
+    if out.exists() and any(out.iterdir()) and not (out / ".gem_jax_demo").exists():
         raise BadInput(f"{out}: was not made by the demo, expected its folder; name another --out")
-    shutil.rmtree(out)
 
 
 def prepare(out: Path, recipes: Path, quick: bool) -> None:
@@ -176,6 +177,7 @@ def round_trip(out: Path) -> float:
 
 def logit_difference(out: Path, first: Path, second: Path) -> float:
     """Returns the largest difference of two checkpoints' logits on a held-out record's prompt."""
+    import jax
     import jax.numpy as jnp
 
     from gem_jax import answers
@@ -191,7 +193,7 @@ def logit_difference(out: Path, first: Path, second: Path) -> float:
         row = prompt_row(model.tokenizer, model.config, case.question, model.config.max_length)
         ecg, page = ecg_array(case.record, model.config.ecg), page_array(case.record, model.config)
         batch = as_arrays(stack([row], [ecg], [page]))
-        said: Any = Gem(model.config).apply({"params": model.params}, batch)
+        said: Any = jax.jit(Gem(model.config).apply)({"params": model.params}, batch)
         logits.append(said[0, : row.length])
     return float(jnp.abs(logits[0] - logits[1]).max())
 
