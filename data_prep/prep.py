@@ -23,7 +23,7 @@ from data_prep.intervals import measure_waves
 from data_prep.measure import measure_files
 from data_prep.measurement import Measurement
 from data_prep.progress import track
-from data_prep.records import BadInput, Record, find, read
+from data_prep.records import LEADS, BadInput, Record, find, read
 from data_prep.sample_index import SAMPLE, sample_records
 from data_prep.shards import Example, encode, twelve, write_shard
 from data_prep.teachers import Style
@@ -102,12 +102,25 @@ def measure(
         [item.path for item in items], processes=processes, cache_dir=out / "measurements"
     )
     for item, result in zip(items, track(results, len(items), "measure"), strict=True):
-        if isinstance(result, Measurement):
+        reason = _unusable(result)
+        if isinstance(result, Measurement) and reason is None:
             # As a reader of the shards will see it: digits that JSON drops must set no text.
             measured[item.id] = Measurement.from_json(result.to_json())
         else:
-            skipped[item.id] = str(result)
+            skipped[item.id] = str(reason)
     return measured, skipped
+
+
+def _unusable(result: Measurement | BadInput) -> str | None:
+    """Returns why a record can teach nothing, None if it can: GEM reads twelve leads with beats."""
+    if isinstance(result, BadInput):
+        return str(result)
+    missing = [lead for lead in LEADS if lead not in result.leads]
+    if missing:
+        return f"{result.record}: leads {', '.join(missing)} are missing, expected all twelve"
+    if result.summary["heart_rate_bpm"] is None:
+        return f"{result.record}: no heart rate was measured, expected two beats or more"
+    return None
 
 
 def render(items: Sequence[Item], out: Path) -> dict[str, str]:

@@ -154,10 +154,11 @@ def derive_leads(record: Record) -> Record:
     """The record with those limb leads added that follow from two of I, II and III.
 
     Einthoven: II = I + III. Goldberger: aVR = -(I + II)/2, aVL = (I - III)/2, aVF = (II + III)/2.
-    A sample missing in a source is missing in what is derived from it.
+    A sample missing in a source is missing in what is derived from it. A flat lead is no source:
+    its electrode was off.
     """
     rows = dict(zip(record.leads, record.signal_mv, strict=True))
-    limb = {lead: rows[lead] for lead in ("I", "II", "III") if lead in rows}
+    limb = {lead: rows[lead] for lead in ("I", "II", "III") if lead in rows and _moves(rows[lead])}
     if len(limb) < 2:
         return record
     one = limb["I"] if "I" in limb else limb["II"] - limb["III"]
@@ -183,6 +184,11 @@ def derive_leads(record: Record) -> Record:
         derived=canonical_order((*record.derived, *added)),
         notes=(*record.notes, f"{', '.join(added)} derived from {' and '.join(list(limb)[:2])}"),
     )
+
+
+def _moves(signal_mv: Float[np.ndarray, " T"]) -> bool:
+    known = signal_mv[np.isfinite(signal_mv)]
+    return bool(known.size) and float(np.ptp(known)) > 0.0
 
 
 def resample(record: Record, rate_hz: float) -> Record:

@@ -164,19 +164,21 @@ def collate(made: list[dict[str, Any]]) -> TrainBatch:
     )
 
 
-def train_batches(config: Config, tokenizer: Tokenizer, first_step: int) -> Iterator[TrainBatch]:
-    """Returns the batches of the run from `first_step` on, made ahead by a thread.
-
-    ConfigError when the folder has no training shard.
-    """
+def train_shards(config: Config) -> tuple[str, ...]:
+    """Returns the files of the training shards; ConfigError when the folder has none."""
     files = shard_files(config.data.shards, "train")
     if not files:
         raise ConfigError(
             f"data.shards: got {config.data.shards} without a training shard, expected a folder "
             "that `gem-jax prep` wrote"
         )
+    return tuple(str(file) for file in files)
+
+
+def train_batches(config: Config, tokenizer: Tokenizer, first_step: int) -> Iterator[TrainBatch]:
+    """Returns the batches of the run from `first_step` on, made ahead by a thread."""
     rows = (
-        grain.MapDataset.source(Shards(tuple(str(file) for file in files)))
+        grain.MapDataset.source(Shards(train_shards(config)))
         .seed(config.data.seed)
         .shuffle()
         .repeat()

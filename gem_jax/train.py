@@ -24,7 +24,7 @@ from tokenizers import Tokenizer
 
 from gem_jax import checkpoint, flops, log, sharding, usage
 from gem_jax.config import Config, ConfigError, read_json, to_dict
-from gem_jax.data import TrainBatch, ids_hash, train_batches
+from gem_jax.data import TrainBatch, ids_hash, train_batches, train_shards
 from gem_jax.models.gem import Batch
 from gem_jax.models.pretrain import DenseTargets
 from gem_jax.objectives import LOSSES, Metrics
@@ -108,6 +108,7 @@ def run(config: Config, run_dir: Path, init: Path | None = None, label: str = "t
     source = run_dir if own else init
     start = checkpoint.locate(source) if source else None
     tokenizer = _tokenizer(config, start)
+    train_shards(config)  # none is refused before anything is written
     mesh = sharding.make_mesh(config.mesh)
     tx = optimizer(config.optimizer, config.train.steps)
     with jax.set_mesh(mesh):

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import wfdb_records
 from data_prep import prep
 from data_prep.claims import check, parse
 from data_prep.measurement import Measurement
@@ -203,3 +204,19 @@ def test_an_interrupted_shard_leaves_the_old_one(tmp_path: Path) -> None:
         write_shard(path, breaks())
     assert sha256(path) == first
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_records_that_can_teach_nothing_are_skipped_by_name(tmp_path, capsys) -> None:
+    whole = wfdb_records.samples()
+    folder = tmp_path / "records"
+    folder.mkdir()
+    wfdb_records.write(folder / "whole", whole)
+    wfdb_records.write(folder / "chest", {lead: whole[lead] for lead in ("V1", "V2", "V3")})
+    wfdb_records.write(folder / "flat", {lead: row * 0 for lead, row in whole.items()})
+    out = tmp_path / "out"
+    assert main(str(folder), out=out, processes=1) == 0
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert [row["id"] for row in manifest["records"]] == ["whole"]
+    reasons = {row["id"]: row["reason"] for row in manifest["skipped"]}
+    assert "expected all twelve" in reasons["chest"]
+    assert "no heart rate" in reasons["flat"]

@@ -60,6 +60,13 @@ def test_nothing_is_derived_from_one_limb_lead_or_from_a_whole_record():
     assert derive_leads(whole := _record()) is whole
 
 
+def test_nothing_is_derived_from_a_flat_lead():
+    record = _record(("I", "II", "V1"))
+    record.signal_mv[1] = 0.0
+    assert derive_leads(record) is record
+    assert "aVF" in derive_leads(_record(("I", "II", "V1"))).leads
+
+
 def test_select_leads_keeps_canonical_order_and_names_what_is_missing():
     record = select_leads(_record(), ("V1", "I"))
     assert record.leads == ("I", "V1")
