@@ -107,23 +107,6 @@ def test_a_run_that_was_stopped_thrice_ends_as_the_uninterrupted(prepared, unint
     assert leaves(earlier)["llm/norm/scale"].tobytes() != expected["llm/norm/scale"].tobytes()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_during_the_last_save_loses_nothing(number, prepared, tmp_path, monkeypatch):
-    config = tiny.on(prepared, config_of(train={"steps": 1}))
-    write = log.append_metrics
-
-    def append_metrics(path, row):
-        write(path, row)
-        os.kill(os.getpid(), number)
-
-    monkeypatch.setattr(log, "append_metrics", append_metrics)
-    before = signal.getsignal(number)
-    with pytest.raises((SystemExit, KeyboardInterrupt)):
-        train.run(config, tmp_path / "run")
-    assert signal.getsignal(number) == before
-    assert checkpoint.complete_steps(tmp_path / "run") == [1]
-
-
 def test_a_finished_run_does_nothing_more(prepared, uninterrupted):
     before = (uninterrupted / "metrics.jsonl").read_bytes()
     train.run(tiny.on(prepared, tiny.instruct()), uninterrupted)
@@ -138,10 +121,17 @@ def test_a_run_of_another_config_is_refused(prepared, uninterrupted):
     assert sorted(uninterrupted.rglob("*")) == before
 
 
-def test_a_loss_that_is_no_number_ends_the_run(prepared, tmp_path):
-    config = tiny.on(prepared, config_of(optimizer={"learning_rate": 1e30, "clip_norm": 1e30}))
-    with pytest.raises(FloatingPointError, match=r"step \d+: the loss is (nan|inf)"):
-        train.run(config, tmp_path / "run")
+def test_a_loss_that_is_no_number_ends_the_run(prepared, tmp_path, monkeypatch):
+    batches = train.train_batches
+
+    def broken(*args):
+        for got in batches(*args):
+            ecg = np.full_like(got.batch.ecg, np.nan)
+            yield dataclasses.replace(got, batch=got.batch.replace(ecg=ecg))
+
+    monkeypatch.setattr(train, "train_batches", broken)
+    with pytest.raises(FloatingPointError, match="step 0: the loss is nan"):
+        train.run(tiny.on(prepared, tiny.instruct()), tmp_path / "run")
     assert checkpoint.complete_steps(tmp_path / "run") == []
 
 
@@ -155,3 +145,53 @@ def test_an_init_that_does_not_fit_is_refused(prepared, uninterrupted, tmp_path)
     with pytest.raises(checkpoint.CheckpointError, match="got no checkpoint"):
         train.run(tiny.on(prepared, config), tmp_path / "run", tmp_path / "nothing")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_goes_on_without_its_init(prepared, uninterrupted, tmp_path, monkeypatch):
+    config = tiny.on(prepared, config_of(train={"init_parts": ()}))
+    write = log.append_metrics
+
+    def append_metrics(path, row):
+        write(path, row)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(log, "append_metrics", append_metrics)
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit, match="143"):
+        train.run(config, tmp_path / "run", uninterrupted)
+    assert signal.getsignal(signal.SIGTERM) == before
+    monkeypatch.undo()
+    stopped = told(tmp_path / "run")
+    assert checkpoint.complete_steps(tmp_path / "run") == [len(stopped)] == [2]
+    train.run(config, tmp_path / "run")
+    assert [row[0] for row in told(tmp_path / "run")] == list(range(STEPS))
+    assert told(tmp_path / "run")[:2] == stopped
+    assert told(tmp_path / "run")[0][1] < told(uninterrupted)[0][1], "it began from trained parts"
+    with pytest.raises(ConfigError, match="give --init or name them"):
+        train.run(config, tmp_path / "other")
+
+
+def test_the_command_line_changes_fields_of_the_recipe(monkeypatch, tmp_path, capsys):
+    recipe = f"{Path(tiny.__file__)}:instruct"
+    called = []
+    monkeypatch.setattr(train, "run", lambda *args: called.append(args) or tmp_path)
+    flags = ["--train.steps", "3", "--model.ecg.num-layers", "2", "--train.trainable", "llm"]
+    assert train.cli([recipe, "--run-dir", str(tmp_path), *flags]) == 0
+    [(config, run_dir, init)] = called
+    expected = config_of(train={"steps": 3, "trainable": ("llm",)})
+    ecg = dataclasses.replace(expected.model.ecg, num_layers=2)
+    model = dataclasses.replace(expected.model, ecg=ecg)
+    assert config == dataclasses.replace(expected, model=model)
+    assert (run_dir, init) == (tmp_path, None)
+    capsys.readouterr()
+    for flag, said in (("--train.steps", "train.steps: got 0"), ("--trian.steps", "--trian")):
+        with pytest.raises(SystemExit) as refused:
+            train.cli([recipe, "--run-dir", str(tmp_path), flag, "0"])
+        assert refused.value.code == 2
+        shown = capsys.readouterr().err
+        assert said in shown
+        assert shown.count("\n") == 1
+    with pytest.raises(ConfigError, match=r"data.length: got 999, expected at most"):
+        train.cli([recipe, "--run-dir", str(tmp_path), "--data.length", "999"])
+    with pytest.raises(ConfigError, match=r"expected RECIPE.py:function first"):
+        train.cli(["--run-dir", str(tmp_path)])
