@@ -121,6 +121,21 @@ def test_a_run_of_another_config_is_refused(prepared, uninterrupted):
     assert sorted(uninterrupted.rglob("*")) == before
 
 
+def test_a_checkpoint_is_never_ahead_of_its_rows(prepared, tmp_path, monkeypatch):
+    kind = checkpoint.ocp.training.Checkpointer
+    save = kind.save_checkpointables
+
+    def save_and_die(*args, **options):
+        save(*args, **options)
+        raise MemoryError
+
+    monkeypatch.setattr(kind, "save_checkpointables", save_and_die)
+    with pytest.raises(MemoryError):
+        train.run(tiny.on(prepared, tiny.instruct()), tmp_path / "run")
+    assert checkpoint.complete_steps(tmp_path / "run") == [4]
+    assert [row[0] for row in told(tmp_path / "run")] == [0, 1, 2, 3]
+
+
 def test_a_loss_that_is_no_number_ends_the_run(prepared, tmp_path, monkeypatch):
     batches = train.train_batches
 
