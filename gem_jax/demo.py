@@ -238,16 +238,18 @@ def write_report(out: Path, largest: float) -> None:
         "weights in the Hugging Face layout": out / "export",
         f"the same, imported back (logits differ by {largest:g})": out / "imported",
     }
+    table = json.loads((out / "scores.json").read_text())
     note = (
-        "36 held-out records. The truth of rate and intervals is the cardiologists' own marks, of "
-        "the axis the QRS areas within them."
+        f"{max(row['n'] for row in table.values())} held-out records. The truth of rate and "
+        "intervals is the cardiologists' own marks, of the axis the QRS areas within them; "
+        "findings in single leads are judged by our own measurement."
     )
     units = {STAGE_NAMES["pretrain"]: "sum of parts"}
     sections = [
         interpret.as_html(first, "A held-out ECG, and what the model says of it"),
         interpret.as_html(worst, "Where it errs: the answer with the most contradicted claims"),
         report.curves_html(curves, units),
-        report.scores_html(json.loads((out / "scores.json").read_text()), note),
+        report.scores_html(table, note),
         report.artefacts_html(artefacts),
     ]
     subtitle = "A tiny GEM, trained on real ECGs by this demo; every claim checked."

@@ -1,7 +1,7 @@
 """Evaluation of a checkpoint: `gem-jax evaluate --task claims --data SHARD --checkpoint CKPT`.
 
 Answers are kept as they come in predictions.jsonl, and a run that was stopped goes on behind them;
-scores.json is written last.
+evaluation.json says whose answers they are, so that no two models' are mixed; scores.json is last.
 """
 
 import json
@@ -121,10 +121,17 @@ def read_predictions(path: Path) -> dict[tuple[str, str], str]:
 
 
 def answer_all(checkpoint: Path, cases: Sequence[Any], out: Path, max_new_tokens: int) -> Path:
-    """Writes OUT/predictions.jsonl: every question with its own ECG and with another patient's."""
+    """Writes OUT/predictions.jsonl: every question with its own ECG and with another patient's.
+
+    BadInput when OUT holds another model's answers.
+    """
     from gem_jax import answers
+    from gem_jax.checkpoint import locate
 
     path = out / "predictions.jsonl"
+    located = locate(checkpoint)
+    whose = {"checkpoint": f"{located.root}/checkpoints/{located.step}", "at_most": max_new_tokens}
+    _refuse_another(out / "evaluation.json", whose, path)
     done = read_predictions(path) if path.exists() else {}
     records = {case.id: case.record for case in cases}
     questions = {case.id: case.question for case in cases}
@@ -138,11 +145,23 @@ def answer_all(checkpoint: Path, cases: Sequence[Any], out: Path, max_new_tokens
         [questions[asked] for asked, _ in todo],
         max_new_tokens=max_new_tokens,
     )
+    _write_json(out / "evaluation.json", whose)
     _drop_unfinished_line(path)
     for (asked, shown), text in zip(todo, track(texts, len(todo), "answer"), strict=True):
         row = {"id": asked, "shown": shown, "answer": text.answer, "reason": text.reason}
         _append(path, json.dumps(row, ensure_ascii=False) + "\n")
     return path
+
+
+def _refuse_another(path: Path, whose: dict[str, Any], predictions: Path) -> None:
+    if not predictions.exists():
+        return
+    before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    if before != whose:
+        raise BadInput(
+            f"{predictions}: holds answers of {before}, expected of {whose}; name a new --out, or "
+            "score these by --predictions"
+        )
 
 
 def _append(path: Path, line: str) -> None:

@@ -9,26 +9,25 @@ import dataclasses
 import functools
 import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from flax import struct
 from tokenizers import Tokenizer
 
-from gem_jax import checkpoint, flops, log, sharding, usage
+from gem_jax import checkpoint, log, sharding, usage
 from gem_jax.config import Config, ConfigError, read_json, to_dict
-from gem_jax.data import TrainBatch, ids_hash, train_batches, train_shards
+from gem_jax.data import train_batches, train_shards
 from gem_jax.models.gem import Batch
 from gem_jax.models.pretrain import DenseTargets
 from gem_jax.objectives import LOSSES, Metrics
-from gem_jax.optimizer import merge, optimizer, schedule, split
+from gem_jax.optimizer import merge, optimizer, split
+from gem_jax.record import Pending, recorder
+from gem_jax.signals import stop_signals
 from gem_jax.start import initial_params, param_shapes
 from gem_jax.tokens import load_tokenizer, save_tokenizer
 
@@ -62,17 +61,6 @@ class Run:
     def metrics_file(self) -> Path:
         """One JSON line a step."""
         return self.folder / "metrics.jsonl"
-
-
-@dataclass(frozen=True)
-class Pending:
-    """A step that was sent to the device and whose metrics are not fetched yet."""
-
-    step: int
-    got: TrainBatch
-    began: float
-    waited_s: float
-    metrics: Metrics
 
 
 def train_step(
@@ -174,9 +162,9 @@ def _loop(this: Run, state: TrainState) -> None:
     step_fn = jax.jit(functools.partial(train_step, config=config, tx=this.tx), donate_argnums=0)
     place = functools.partial(jax.device_put, device=sharding.batch_sharding(this.mesh))
     batches = train_batches(config, this.tokenizer, first)
-    record = _recorder(this, merge(state.moving, frozen), first)
+    record = recorder(this.metrics_file, this.label, config, merge(state.moving, frozen), first)
     pending: Pending | None = None
-    with _stop_signals() as stopped:
+    with stop_signals() as stopped:
         for step in range(first, steps):
             began = time.perf_counter()
             got = next(batches)
@@ -200,52 +188,6 @@ def _loop(this: Run, state: TrainState) -> None:
         raise SystemExit(143)
     if stopped:
         raise KeyboardInterrupt
-
-
-def _recorder(this: Run, params: dict, first: int) -> Callable[[Pending], None]:
-    """Returns a function that fetches a step's metrics, writes its row and tells the progress."""
-    config = this.config
-    weights = flops.llm_matmul_weights(params)
-    rates = schedule(config.optimizer, config.train.steps)
-    tell = log.progress(this.label, first, config.train.steps)
-    clock = 0.0
-
-    def record(sent: Pending) -> None:
-        nonlocal clock
-        got = sent.got
-        values = {name: float(value) for name, value in jax.device_get(sent.metrics).items()}
-        if not np.isfinite(values["loss"]):
-            raise FloatingPointError(f"step {sent.step}: the loss is {values['loss']}")
-        # From the end of the step before, or from its own beginning when none was under way.
-        now = time.perf_counter()
-        step_s, clock = now - max(clock, sent.began), now
-        work = flops.step_flops(config.model, weights, got.num_tokens, got.squared_lengths)
-        row = {
-            "step": sent.step,
-            **values,
-            "learning_rate": float(rates(sent.step)),
-            "tokens_per_s": got.num_tokens / step_s,
-            "mfu": log.mfu(work, step_s),
-            "data_wait": sent.waited_s / step_s,
-            "record_ids_hash": ids_hash(got.record_ids),
-        }
-        log.append_metrics(this.metrics_file, row)
-        tell(sent.step + 1, values["loss"])
-
-    return record
-
-
-@contextmanager
-def _stop_signals() -> Iterator[list[int]]:
-    """Yields a list that the first Ctrl-C or SIGTERM enters; the loop saves and ends at it."""
-    came: list[int] = []
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, lambda got, _: came.append(got)) for number in numbers]
-    try:
-        yield came
-    finally:
-        for number, handler in zip(numbers, before, strict=True):
-            signal.signal(number, handler)
 
 
 def _tokenizer(config: Config, start: checkpoint.Located | None) -> Tokenizer:

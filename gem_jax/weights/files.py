@@ -20,8 +20,6 @@ SHOWN = 8
 class WeightsError(ValueError):
     """Weights or their config that cannot be read; the message is one line for the user."""
 
-    user_error = True
-
 
 @dataclass(frozen=True)
 class Entry:
