@@ -93,7 +93,7 @@ def pretrain() -> Config:
         mesh=MeshConfig(),
         train=TrainConfig(
             objective="pretrain",
-            steps=450,
+            steps=500,
             trainable=("ecg_tower", "llm", "dense_head"),
             init_parts=("ecg_tower", "llm", "dense_head"),
             checkpoint_every=100,
@@ -141,7 +141,7 @@ def finetune() -> Config:
         mesh=MeshConfig(),
         train=TrainConfig(
             objective="instruct",
-            steps=600,
+            steps=700,
             trainable=("ecg_projector", "mm_projector", "llm"),
             init_parts=(),
             checkpoint_every=100,
