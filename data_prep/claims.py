@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Set
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -149,8 +149,13 @@ def _axis_category(claim: Claim, m: Measurement, bound: Tolerance) -> Comparison
     if axis_deg is None:
         return None, False
     near = (axis_deg, axis_deg - bound.absolute, axis_deg + bound.absolute)
-    agrees = claim.value in {findings.axis_category(angle) for angle in near}
-    return findings.axis_category(axis_deg), agrees
+    readings = {findings.axis_category(angle) for angle in near}
+    return findings.axis_category(axis_deg), _is_among(claim, readings)
+
+
+def _is_among(claim: Claim, readings: Set[Value | None]) -> bool:
+    """Returns whether the claim's word is one of the possible readings; if denied, the only one."""
+    return readings == {claim.value} if claim.negated else claim.value in readings
 
 
 def _threshold(finding: str, key: str) -> Callable[[Claim, Measurement, Tolerance], Comparison]:
@@ -173,11 +178,13 @@ def _rhythm(claim: Claim, m: Measurement, bound: Tolerance) -> Comparison:
     regular, measured = m.summary.get("rhythm_regular"), findings.rhythm(m)
     if rate_bpm is None or share is None or measured is None:
         return None, False
+    # A denied claim is eased the other way, so that a rate on the threshold supports both.
+    slack = -bound.absolute if claim.negated else bound.absolute
     sinus = holds("p waves", share)
-    slow = holds("bradycardia", rate_bpm, slack=bound.absolute)
-    fast = holds("tachycardia", rate_bpm, slack=bound.absolute)
-    usual = not holds("bradycardia", rate_bpm, slack=-bound.absolute)
-    usual = usual and not holds("tachycardia", rate_bpm, slack=-bound.absolute)
+    slow = holds("bradycardia", rate_bpm, slack=slack)
+    fast = holds("tachycardia", rate_bpm, slack=slack)
+    usual = not holds("bradycardia", rate_bpm, slack=-slack)
+    usual = usual and not holds("tachycardia", rate_bpm, slack=-slack)
     agrees = {
         "sinus rhythm": sinus,
         "normal sinus rhythm": sinus and usual,
@@ -224,14 +231,14 @@ def _t_polarity(claim: Claim, m: Measurement, bound: Tolerance) -> Comparison:
     if t_mv is None:
         return None, False
     near = (-bound.absolute, 0.0, bound.absolute)
-    agrees = claim.value in {findings.t_polarity(t_mv, slack_mv=slack) for slack in near}
-    return findings.t_polarity(t_mv), agrees
+    readings = {findings.t_polarity(t_mv, slack_mv=slack) for slack in near}
+    return findings.t_polarity(t_mv), _is_among(claim, readings)
 
 
 def _transition(claim: Claim, m: Measurement, bound: Tolerance) -> Comparison:
     measured = findings.transition(m)
     eases = (1.0 - bound.relative, 1.0, 1.0 + bound.relative)
-    return measured, claim.value in {findings.transition(m, ease) for ease in eases}
+    return measured, _is_among(claim, {findings.transition(m, ease) for ease in eases})
 
 
 def _st(claim: Claim, m: Measurement, bound: Tolerance) -> Comparison:

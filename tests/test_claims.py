@@ -188,6 +188,34 @@ def test_negation_turns_the_verdict() -> None:
     assert verdicts("No P waves.", m) == ["contradicted"]
 
 
+EDGES = [  # a word, and values where it is denied rightly, at the edge, and wrongly
+    ("left axis deviation", "axis_deg", (-10.0, -27.0, -33.0, -50.0)),
+    ("sinus bradycardia", "heart_rate_bpm", (70.0, 63.0, 57.0, 50.0)),
+    ("sinus tachycardia", "heart_rate_bpm", (80.0, 97.0, 103.0, 120.0)),
+    ("wide QRS", "qrs_ms", (90.0, 115.0, 125.0, 150.0)),
+    ("prolonged PR", "pr_ms", (160.0, 195.0, 205.0, 240.0)),
+]
+
+
+@pytest.mark.parametrize(("word", "quantity", "values"), EDGES)
+def test_a_value_at_the_edge_supports_word_and_denial(word: str, quantity: str, values) -> None:
+    m = measured()
+    said, denied = [], []
+    for value in values:
+        near = dataclasses.replace(m, summary={**m.summary, quantity: value})
+        said += verdicts(f"There is {word}.", near)
+        denied += verdicts(f"There is no {word}.", near)
+    assert said == ["contradicted", "supported", "supported", "supported"]
+    assert denied == ["supported", "supported", "supported", "contradicted"]
+
+
+@pytest.mark.parametrize(
+    ("t_mv", "verdict"), [(0.3, "supported"), (-0.08, "supported"), (-0.3, "contradicted")]
+)
+def test_a_denied_t_wave_inversion_is_eased_towards_the_denial(t_mv: float, verdict: str) -> None:
+    assert verdicts("No T wave inversion in V4.", measured(t_mv=t_mv)) == [verdict]
+
+
 def test_what_was_not_measured_is_unverifiable() -> None:
     m = measured()
     nothing = dataclasses.replace(m, summary={**m.summary, "axis_deg": None})
