@@ -8,10 +8,10 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from gem_jax import log
 from gem_jax.config import Config
 from gem_jax.data import TrainBatch, ids_hash
 from gem_jax.flops import llm_matmul_weights, step_flops
-from gem_jax.log import append_metrics, mfu, progress
 from gem_jax.objectives import Metrics
 from gem_jax.optimizer import schedule
 
@@ -41,7 +41,7 @@ def recorder(
     """
     weights = llm_matmul_weights(params)
     rates = schedule(config.optimizer, config.train.steps)
-    tell = progress(label, first, config.train.steps)
+    tell = log.progress(label, first, config.train.steps)
     clock = 0.0
 
     def record(sent: Pending) -> None:
@@ -59,11 +59,11 @@ def recorder(
             **values,
             "learning_rate": float(rates(sent.step)),
             "tokens_per_s": got.num_tokens / step_s,
-            "mfu": mfu(work, step_s),
+            "mfu": log.mfu(work, step_s),
             "data_wait": sent.waited_s / step_s,
             "record_ids_hash": ids_hash(got.record_ids),
         }
-        append_metrics(path, row)
+        log.append_metrics(path, row)
         tell(sent.step + 1, values["loss"])
 
     return record

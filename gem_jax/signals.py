@@ -10,13 +10,14 @@ from typing import Any
 def stop_signals() -> Iterator[list[int]]:
     """Yields a list that the first Ctrl-C or SIGTERM enters; the loop saves and ends at it.
 
-    The second does not wait for that.
+    A Ctrl-C after one of them does not wait for that; a further SIGTERM, which schedulers send,
+    does.
     """
     came: list[int] = []
     numbers = (signal.SIGINT, signal.SIGTERM)
 
     def stop(number: int, frame: Any) -> None:
-        if came:
+        if came and number == signal.SIGINT:
             raise KeyboardInterrupt
         came.append(number)
 

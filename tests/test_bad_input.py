@@ -292,12 +292,12 @@ def test_what_is_no_checkpoint_is_refused_by_every_verb(
 ) -> None:
     (shard,) = shard_files(prepared, "train")
     given = ("--checkpoint", no_checkpoint)
-    tokenizer = ("--data.tokenizer", ckpt / "tokenizer")
+    data = ("--data.tokenizer", ckpt / "tokenizer", "--data.shards", prepared)
     verbs: Sequence[tuple[object, ...]] = (
         ("export", no_checkpoint, "dest"),
         ("interpret", bad / "with space/good/rec", *given, "--html", "page.html"),
         ("evaluate", "--data", shard, "--train-data", shard, "--out", "out", *given),
-        ("train", RECIPE, "--run-dir", "run", "--init", no_checkpoint, *tokenizer),
+        ("train", RECIPE, "--run-dir", "run", "--init", no_checkpoint, *data),
         ("import", no_checkpoint, "dest"),
     )
     for args in verbs:

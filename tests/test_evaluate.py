@@ -199,8 +199,12 @@ def test_a_shard_without_a_training_shard_beside_it_is_refused(shard, tmp_path):
         evaluate.main(data=shard, out=tmp_path)
 
 
-def test_a_stopped_evaluation_keeps_its_first_answers(shard, tmp_path, monkeypatch):
+def test_a_stopped_evaluation_keeps_its_first_answers(prepared, shard, tmp_path, monkeypatch):
     cases = claims.load(shard)
+    model = tmp_path / "any"
+    checkpoint.save_model(model, tiny.MODEL, tiny.params(), prepared / "tokenizer", {})
+    whose = {"checkpoint": f"{model}/checkpoints/0", "at_most": 8}
+    (tmp_path / "evaluation.json").write_text(json.dumps(whose))
     lines = lines_of(cases)
     path = tmp_path / "predictions.jsonl"
     path.write_text("".join(lines[:2]) + lines[2][:30])
@@ -213,15 +217,19 @@ def test_a_stopped_evaluation_keeps_its_first_answers(shard, tmp_path, monkeypat
 
     monkeypatch.setattr(answers, "answer", answer)
     monkeypatch.setattr(answers, "load_model", lambda path: None)
-    evaluate.answer_all(tmp_path / "any", cases, tmp_path, 8)
+    evaluate.answer_all(model, cases, tmp_path, 8)
     told = evaluate.read_predictions(path)
     assert path.read_text().startswith("".join(lines[:2]))
     assert len(told) == len(lines) == 6
     assert len(asked) == 4
     assert list(told.values())[2:] == ["Rate 50 bpm."] * 4
     assert list(told.values())[:2] == [case.answer for case in cases[:2]]
-    evaluate.answer_all(tmp_path / "any", cases, tmp_path, 8)
+    evaluate.answer_all(model, cases, tmp_path, 8)
     assert len(asked) == 4, "nothing is asked twice"
+    other = tmp_path / "other"
+    checkpoint.save_model(other, tiny.MODEL, tiny.params(), prepared / "tokenizer", {})
+    with pytest.raises(BadInput, match=r"holds answers of .*/any/checkpoints/0"):
+        evaluate.answer_all(other, cases, tmp_path, 8)
 
 
 def test_a_model_answers_each_question_with_its_own_and_anothers_ecg(prepared, shard, tmp_path):
