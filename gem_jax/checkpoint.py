@@ -105,15 +105,28 @@ def load_params(path: Path) -> tuple[GemConfig, dict]:
 
 def load_tree(located: Located) -> dict:
     """Returns the saved parameters, every part that the step holds, on the default device."""
+    with _reading(located) as folder:
+        saved = ocp.checkpointables_metadata(folder).metadata["params"]
+        single = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        target = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=single), saved
+        )
+        return ocp.load_checkpointables(folder, {"params": target})["params"]
+
+
+def saved_at(located: Located) -> int | None:
+    """Returns when the step was saved, in ns: this tells two runs apart that lay in one place."""
+    with _reading(located) as folder:
+        return ocp.checkpointables_metadata(folder).commit_timestamp_nsecs
+
+
+@contextmanager
+def _reading(located: Located) -> Iterator[Path]:
+    """Yields the step's folder; what orbax cannot read in it becomes one CheckpointError."""
     folder = steps_dir(located.root) / str(located.step)
     try:
         with _silence():
-            saved = ocp.checkpointables_metadata(folder).metadata["params"]
-            single = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-            target = jax.tree.map(
-                lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=single), saved
-            )
-            return ocp.load_checkpointables(folder, {"params": target})["params"]
+            yield folder
     except (OSError, KeyError, ValueError) as error:
         raise CheckpointError(
             f"{folder}: got a step that cannot be read ({type(error).__name__}), expected one that "

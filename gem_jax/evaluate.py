@@ -1,9 +1,11 @@
 """Evaluation of a checkpoint: `gem-jax evaluate --task claims --data SHARD --checkpoint CKPT`.
 
 Answers are kept as they come in predictions.jsonl, and a run that was stopped goes on behind them;
-evaluation.json says whose answers they are, so that no two models' are mixed; scores.json is last.
+evaluation.json says whose answers they are and about which ECGs, so that none are mixed;
+scores.json is last.
 """
 
+import hashlib
 import json
 import os
 import sys
@@ -123,14 +125,19 @@ def read_predictions(path: Path) -> dict[tuple[str, str], str]:
 def answer_all(checkpoint: Path, cases: Sequence[Any], out: Path, max_new_tokens: int) -> Path:
     """Writes OUT/predictions.jsonl: every question with its own ECG and with another patient's.
 
-    BadInput when OUT holds another model's answers.
+    BadInput when OUT holds another model's answers, or answers about other ECGs.
     """
     from gem_jax import answers
-    from gem_jax.checkpoint import locate
+    from gem_jax.checkpoint import locate, saved_at
 
     path = out / "predictions.jsonl"
     located = locate(checkpoint)
-    whose = {"checkpoint": f"{located.root}/checkpoints/{located.step}", "at_most": max_new_tokens}
+    whose = {
+        "checkpoint": f"{located.root}/checkpoints/{located.step}",
+        "saved": saved_at(located),
+        "ecgs": _digest(cases),
+        "at_most": max_new_tokens,
+    }
     _refuse_another(out / "evaluation.json", whose, path)
     done = read_predictions(path) if path.exists() else {}
     records = {case.id: case.record for case in cases}
@@ -151,6 +158,15 @@ def answer_all(checkpoint: Path, cases: Sequence[Any], out: Path, max_new_tokens
         row = {"id": asked, "shown": shown, "answer": text.answer, "reason": text.reason}
         _append(path, json.dumps(row, ensure_ascii=False) + "\n")
     return path
+
+
+def _digest(cases: Sequence[Any]) -> str:
+    """Returns a hash of what is asked about which signals: two folders may share their ids."""
+    said = hashlib.sha256()
+    for case in cases:
+        said.update(f"{case.id}\n{case.question}\n".encode())
+        said.update(case.record.signal_mv.tobytes())
+    return said.hexdigest()[:16]
 
 
 def _refuse_another(path: Path, whose: dict[str, Any], predictions: Path) -> None:
