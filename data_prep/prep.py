@@ -10,7 +10,6 @@ import functools
 import hashlib
 import io
 import json
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from importlib import metadata
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from data_prep.corpus import Item, corpus_items
+from data_prep.files import write_whole
 from data_prep.instruct import grounding_record
 from data_prep.intervals import measure_waves
 from data_prep.measure import measure_files
@@ -89,7 +89,7 @@ def _draw_page(record: Record, path: Path) -> None:
     info.add_text("shown", shown.hexdigest())
     content = io.BytesIO()
     draw(record, dpi=PAGE_DPI).image.save(content, "PNG", pnginfo=info)
-    _write(path, content.getvalue())
+    write_whole(path, content.getvalue())
 
 
 def _shown(path: Path) -> str | None:
@@ -172,7 +172,7 @@ def write(
         "skipped": [{"id": name, "reason": reason} for name, reason in skipped.items()],
     }
     path = out / "manifest.json"
-    _write(path, (json.dumps(manifest, indent=1) + "\n").encode())
+    write_whole(path, (json.dumps(manifest, indent=1) + "\n").encode())
     return path
 
 
@@ -204,18 +204,6 @@ def _refuse_all(corpus: str, skipped: Mapping[str, str], new: Sequence[Path]) ->
     name, reason = next(iter(skipped.items()))
     more = f"; `gem-jax measure {corpus}` tells the others" if len(skipped) > 1 else ""
     raise BadInput(f"{corpus}: none of {len(skipped)} records can be used; {name}: {reason}{more}")
-
-
-def _write(path: Path, content: bytes) -> None:
-    partial = path.with_name(path.name + ".partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(content)
-        os.replace(partial, path)
-    except OSError as error:
-        raise BadInput(
-            f"{path}: cannot be written ({error.strerror}); choose another --out"
-        ) from error
 
 
 def main(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
@@ -11,6 +10,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float
 
+from data_prep.files import write_whole
 from data_prep.layout import (
     CALIBRATION_MM,
     CLEARANCE_MM,
@@ -179,23 +179,7 @@ def main(
         boxes: JSON file to write with the pixel box of each lead and the scale.
     """
     page = render(read(record), layout, speed, gain, dpi)
-    _write(out, page.png())
+    write_whole(out, page.png())
     if boxes is not None:
-        _write(boxes, (json.dumps(page.to_json(), indent=1) + "\n").encode())
+        write_whole(boxes, (json.dumps(page.to_json(), indent=1) + "\n").encode())
     return 0
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Writes a file as a whole or not at all."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(content)
-        os.replace(partial, path)
-    except OSError as error:
-        raise BadInput(
-            f"{path}: got {error.strerror}, expected a file that can be written"
-        ) from error
-    finally:
-        if partial.exists():
-            partial.unlink()

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from data_prep.files import write_whole
 from data_prep.records import BadInput
 from data_prep.sample_index import sample_records
 from data_prep.teachers import Style
@@ -253,4 +254,4 @@ def write_report(out: Path, largest: float) -> None:
         report.artefacts_html(artefacts),
     ]
     subtitle = "A tiny GEM, trained on real ECGs by this demo; every claim checked."
-    report.write(out / "report.html", report.document("gem_jax demo", sections, subtitle))
+    write_whole(out / "report.html", report.document("gem_jax demo", sections, subtitle).encode())

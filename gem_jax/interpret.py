@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.claims import Verdict, check, parse
+from data_prep.files import write_whole
 from data_prep.instruct import QUESTIONS
 from data_prep.measure import Measurement, measure
 from data_prep.records import BadInput, Record, derive_leads, read
@@ -60,7 +61,7 @@ def main(
         from gem_jax import report
 
         title = f"ECG {told.record.name}"
-        report.write(html, report.document(title, [as_html(told)]))
+        write_whole(html, report.document(title, [as_html(told)]).encode())
         print(f"{html}", file=sys.stderr)
     print(as_json_line(told) if json else as_text(told))
     return 0

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -40,18 +39,6 @@ def document(title: str, sections: Iterable[str], subtitle: str = "") -> str:
         f"<main>\n{''.join(sections)}</main>\n<footer>{caution}</footer>\n"
         f"<script>{SCRIPT}</script>\n</body></html>\n"
     )
-
-
-def write(path: str | Path, html: str) -> None:
-    """Writes a page as a whole or not at all."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        partial.write_text(html, encoding="utf-8")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def interpretation_html(

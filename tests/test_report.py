@@ -214,11 +214,3 @@ def test_curves_have_axes_units_legend_and_skip_what_is_not_a_number() -> None:
 
 def test_a_stage_without_rows_says_so() -> None:
     assert "no values" in report.curves_html({"stage 1": []})
-
-
-def test_write_replaces_the_file_and_leaves_nothing_else(tmp_path) -> None:
-    path = tmp_path / "new" / "report.html"
-    report.write(path, "old")
-    report.write(path, whole())
-    assert path.read_text(encoding="utf-8") == whole()
-    assert [entry.name for entry in path.parent.iterdir()] == ["report.html"]
