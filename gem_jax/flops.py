@@ -1,12 +1,15 @@
 """FLOPs of a step, counted one way: per token k·N + k·T·d·L.
 
-k is 6 for a trained model, 4 for a frozen base with adapters, 2 for a forward pass alone; N the
-weights of matrix products with the output head and without the input embedding; T the sample's own
-length, d the attention width, L the layers; the half that causality saves is already taken.
+k is 6 for a trained model, 4 for a frozen one that gradients pass through (to adapters or
+projectors), 2 for a forward pass alone; N the weights of matrix products with the output head and
+without the input embedding; T the sample's own length, d the attention width, L the layers; the
+half that causality saves is already taken.
 """
 
 from gem_jax.models.gem import GemConfig
 from gem_jax.optimizer import flat
+
+TRAINED, FROZEN = 6, 4
 
 
 def llm_matmul_weights(params: dict) -> int:
@@ -16,7 +19,7 @@ def llm_matmul_weights(params: dict) -> int:
     return kernels + (0 if "lm_head/kernel" in llm else llm["embed_tokens/embedding"].size)
 
 
-def step_flops(config: GemConfig, weights: int, tokens: int, squared: int, k: int = 6) -> float:
+def step_flops(config: GemConfig, weights: int, tokens: int, squared: int, k: int) -> float:
     """Returns the language model's FLOPs of a step.
 
     Args:

@@ -36,7 +36,9 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def truncate_metrics(path: Path, step: int) -> None:
-    """Drops the rows at `step` and later, which a continued run is about to write again."""
+    """Drops the rows at `step` and later, which a continued run writes again; only process 0."""
+    if jax.process_index() != 0:
+        return
     rows = [row for row in read_metrics(path) if row["step"] < step]
     partial = path.with_name(f"{path.name}.partial")
     partial.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")

@@ -11,7 +11,7 @@ import numpy as np
 from gem_jax import log
 from gem_jax.config import Config
 from gem_jax.data import TrainBatch, ids_hash
-from gem_jax.flops import llm_matmul_weights, step_flops
+from gem_jax.flops import FROZEN, TRAINED, llm_matmul_weights, step_flops
 from gem_jax.objectives import Metrics
 from gem_jax.optimizer import schedule
 
@@ -40,6 +40,7 @@ def recorder(
         first: The step that the run begins or goes on with.
     """
     weights = llm_matmul_weights(params)
+    passes = TRAINED if "llm" in config.train.trainable else FROZEN
     rates = schedule(config.optimizer, config.train.steps)
     tell = log.progress(label, first, config.train.steps)
     clock = 0.0
@@ -53,7 +54,7 @@ def recorder(
         # From the end of the step before, or from its own beginning when none was under way.
         now = time.perf_counter()
         step_s, clock = now - max(clock, sent.began), now
-        work = step_flops(config.model, weights, got.num_tokens, got.squared_lengths)
+        work = step_flops(config.model, weights, got.num_tokens, got.squared_lengths, passes)
         row = {
             "step": sent.step,
             **values,
