@@ -19,7 +19,7 @@ from data_prep.claims import Claim, check, parse
 from data_prep.measure import Measurement
 from data_prep.records import BadInput, Record
 from data_prep.shards import Example, read_shard
-from gem_jax.scores import angular_error, paired_bootstrap
+from gem_jax.scores import absolute_error, angular_error, paired_bootstrap
 
 # Scored by the size of their error; all other claim types by the share that is contradicted.
 UNITS = {"heart_rate_bpm": "bpm", "axis_deg": "deg", "pr_ms": "ms", "qrs_ms": "ms", "qt_ms": "ms"}
@@ -72,8 +72,8 @@ def error(quantity: str, claims: Sequence[Claim], truth: Measurement) -> float:
         if measured is None:
             return np.nan
         said, true = np.array([float(claims[0].value)]), np.array([float(measured)])
-        apart = angular_error(said, true) if quantity == "axis_deg" else np.abs(said - true)
-        return float(apart[0])
+        measure = angular_error if quantity == "axis_deg" else absolute_error
+        return float(measure(said, true)[0])
     verdicts = [one.verdict for one in check(claims, truth) if one.verdict != "unverifiable"]
     return float(np.mean([one == "contradicted" for one in verdicts])) if verdicts else np.nan
 
