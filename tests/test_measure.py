@@ -74,6 +74,19 @@ def test_amplitudes_and_area_count_from_the_pq_level() -> None:
     assert beats["rr_ms"][:, 1:] == pytest.approx(1000.0)
 
 
+@pytest.mark.parametrize("rate_hz", [250.0, 500.0, 1000.0])
+def test_st_is_60_ms_after_the_j_point_above_the_16_ms_before_the_qrs(rate_hz: float) -> None:
+    per_ms = rate_hz / 1000
+    ramp = np.arange(2000.0 * per_ms, dtype=np.float32) / per_ms  # mV: the time in ms
+    marks = np.full((1, 1, len(FIDUCIALS)), np.nan)
+    marks[0, 0, 3:6] = np.array([1000.0, 1040.0, 1100.0]) * per_ms
+    beats = measure_waves(
+        Record("ramp", ("II",), ramp[None], rate_hz), Waves(("II",), rate_hz, marks)
+    ).beats
+    middle_of_pq = 1000.0 - (16.0 + 1 / per_ms) / 2
+    assert beats["st_mv"].item() == pytest.approx(1160.0 - middle_of_pq)
+
+
 def test_a_complex_that_never_turns_upright_is_a_q() -> None:
     record, waves = boxes({"q": -0.5, "r": -1.0, "s": -0.2})
     beats = measure_waves(record, waves).beats
