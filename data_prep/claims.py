@@ -31,13 +31,17 @@ class Tolerance:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the measurement says about a claim; `tolerance` is in the claim's own terms."""
+    """What the measurement says about a claim; `tolerance` is in the claim's own terms.
+
+    `evidence` is the number that decides a claim made in words, such as `QRS duration 96 ms`.
+    """
 
     claim: Claim
     verdict: Judgement
     measured: Value | None
     tolerance: float
     reason: str
+    evidence: str = ""
 
 
 _INTERVAL = "half a small square of the paper, the spread between careful readers"
@@ -77,6 +81,17 @@ TOLERANCES = {
     "st_deviation": Tolerance(0.03, 0.0, "mV", _EDGE),
 }
 
+# A claim in words → what decides it: its name, its quantity, its unit.
+DECIDED_BY = {
+    "axis_category": ("QRS axis", "axis_deg", "°"),
+    "qrs_wide": ("QRS duration", "qrs_ms", " ms"),
+    "pr_prolonged": ("PR interval", "pr_ms", " ms"),
+    "pr_short": ("PR interval", "pr_ms", " ms"),
+    "qtc_prolonged": ("QTc (Bazett)", "qtc_bazett_ms", " ms"),
+    "rhythm": ("heart rate", "heart_rate_bpm", " bpm"),
+}
+_T_LEADS = ("I", "II", *CHEST[1:])
+
 # The measured value (None: not measured) and whether the claim, not negated, agrees with it.
 Comparison = tuple[Value | None, bool]
 
@@ -100,7 +115,19 @@ def _judge(claim: Claim, m: Measurement) -> Verdict:
     if measured is None:
         return Verdict(claim, "unverifiable", None, tolerance, "not measurable in this record")
     verdict: Judgement = "supported" if agrees != claim.negated else "contradicted"
-    return Verdict(claim, verdict, measured, tolerance, bound.reason)
+    return Verdict(claim, verdict, measured, tolerance, bound.reason, _evidence(claim, m))
+
+
+def _evidence(claim: Claim, m: Measurement) -> str:
+    """Returns the number behind a claim made in words, empty where there is none."""
+    if claim.quantity == "t_polarity":
+        t_mv = findings.group_median(m, "t_amp_mv", claim.leads or _T_LEADS)
+        return "" if t_mv is None else f"T wave {t_mv:+.2f} mV"
+    if claim.quantity not in DECIDED_BY:
+        return ""
+    words, key, unit = DECIDED_BY[claim.quantity]
+    value = number(m, key)
+    return "" if value is None else f"{words} {value:.0f}{unit}"
 
 
 def _comparison(quantity: str) -> Callable[[Claim, Measurement, Tolerance], Comparison]:
@@ -226,7 +253,7 @@ def _amplitude(claim: Claim, m: Measurement, bound: Tolerance) -> Comparison:
 
 
 def _t_polarity(claim: Claim, m: Measurement, bound: Tolerance) -> Comparison:
-    leads = claim.leads or ("I", "II", *CHEST[1:])
+    leads = claim.leads or _T_LEADS
     t_mv = findings.group_median(m, "t_amp_mv", leads)
     if t_mv is None:
         return None, False

@@ -222,7 +222,8 @@ def main(
         out: Folder to write; an interrupted run goes on in it.
         style: Of the answers: a paragraph, or a fixed row of short sentences for small models.
         limit: Use at most so many records, spread evenly over the corpus.
-        test_fraction: Share of a folder's records held out as `test`, drawn by a hash of the id.
+        test_fraction: Share of a folder's records held out as `test`, drawn by a hash of the id:
+            by record, so name it only where each patient has one record.
         processes: How many processes measure.
     """
     items = corpus_items(corpus, limit, test_fraction)

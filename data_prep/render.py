@@ -178,6 +178,8 @@ def main(
         dpi: Pixels an inch of paper; 200 gives 2200 x 1700 pixels.
         boxes: JSON file to write with the pixel box of each lead and the scale.
     """
+    if out.suffix.lower() != ".png":
+        raise BadInput(f"--out: got {out}, expected a name that ends in .png; the page is a PNG")
     page = render(read(record), layout, speed, gain, dpi)
     write_whole(out, page.png())
     if boxes is not None:

@@ -121,6 +121,8 @@ def _card_body(verdict: Verdict) -> str:
         "said": denied + _value(claim.value, claim.unit),
         "measured": _value(verdict.measured, claim.unit),
     }
+    if verdict.evidence:
+        rows["measured"] += f" ({verdict.evidence})"
     if verdict.tolerance:
         unit = claim.unit or _THRESHOLD_UNITS.get(claim.quantity, "")
         where = "" if claim.unit else " around the threshold"

@@ -196,15 +196,15 @@ def _drop_unfinished_line(path: Path) -> None:
 def as_text(table: dict[str, dict[str, Any]]) -> str:
     """Returns the score table for a terminal; `*` where the interval excludes 0, better."""
     head = (
-        f"{'claim type':18} {'n':>3} {'unit':18} {'model':>7} {'const.':>7} {'other':>7} "
-        f"{'difference [95 % CI]':>25}"
+        f"{'claim type':18} {'n':>3} {'unsaid':>6} {'unit':18} {'model':>7} {'const.':>7} "
+        f"{'other':>7} {'difference [95 % CI]':>25}"
     )
     lines = [head]
     for quantity, row in table.items():
         interval = f"{row['difference']:+.2f} [{row['ci_low']:+.2f}, {row['ci_high']:+.2f}]"
         mark = "*" if row["ci_high"] < 0 else " "
         lines.append(
-            f"{quantity:18} {row['n']:3d} {row['unit']:18} {row['model']:7.2f} "
+            f"{quantity:18} {row['n']:3d} {row['unsaid']:6d} {row['unit']:18} {row['model']:7.2f} "
             f"{row['constant']:7.2f} {row['other_patient']:7.2f} {interval:>25}{mark}"
         )
     return "\n".join(lines)

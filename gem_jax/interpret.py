@@ -13,7 +13,7 @@ from data_prep.claims import Verdict, check, parse
 from data_prep.files import write_whole
 from data_prep.instruct import QUESTIONS
 from data_prep.measure import Measurement, measure
-from data_prep.records import BadInput, Record, derive_leads, read
+from data_prep.records import BadInput, Record, read
 
 CAUTION = "Research software, not a medical device: never base a decision about a patient on it."
 MARKS = {"supported": "✓", "contradicted": "✗", "unverifiable": "?"}
@@ -68,19 +68,24 @@ def main(
 
 
 def load_record(path: Path) -> Record:
-    """Returns the record with derived limb leads; BadInput when the model cannot take it."""
+    """Returns the record; BadInput when the model cannot take it."""
     if path.suffix.lower() in (".png", ".jpg", ".jpeg"):
         raise BadInput(f"{path}: is a picture, expected a record with a signal to check claims on")
-    record = derive_leads(read(path))
+    record = read(path)
     from gem_jax.preprocess import require_fit
 
     return require_fit(record)
 
 
 def interpret(model: Any, record: Record, question: str, max_new_tokens: int) -> Interpretation:
-    """Returns the answer of `model` (`gem_jax.answers.Model`) and the verdicts on its claims."""
-    from gem_jax import answers
+    """Returns the answer of `model` (`gem_jax.answers.Model`) and the verdicts on its claims.
 
+    What the model does not see of a long record is not measured either.
+    """
+    from gem_jax import answers
+    from gem_jax.preprocess import seen
+
+    record = seen(record, model.config.ecg)
     measured = measure(record)
     texts = answers.answer(model, [record], [question], max_new_tokens=max_new_tokens, batch_size=1)
     text = next(texts)
@@ -95,7 +100,7 @@ def as_text(told: Interpretation) -> str:
         claim = one.claim
         lines.append(
             f"  {MARKS[one.verdict]} {one.verdict:12} {claim.quantity:18} said {claim.text!r}, "
-            f"measured {_shown(one.measured)} (tolerance {one.tolerance:g})"
+            f"measured {_shown(one.measured)} ({one.evidence or f'tolerance {one.tolerance:g}'})"
         )
     if told.reason == "length":
         lines.append("  the answer was cut at its length limit")
@@ -129,6 +134,7 @@ def as_json(told: Interpretation) -> dict[str, Any]:
                 "measured": one.measured,
                 "tolerance": one.tolerance,
                 "reason": one.reason,
+                "evidence": one.evidence,
             }
             for one in told.verdicts
         ],

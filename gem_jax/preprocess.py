@@ -5,6 +5,8 @@ Ours reads a record by the names and at the rate it has: leads in canonical orde
 L leads, T samples, N the model's samples, H W pixels.
 """
 
+import dataclasses
+
 import numpy as np
 from jaxtyping import Float
 from PIL import Image
@@ -50,6 +52,19 @@ def require_fit(record: Record) -> Record:
             "the unit and the gain in the header"
         )
     return record
+
+
+def seen(record: Record, config: EcgConfig) -> Record:
+    """Returns the beginning of the record that the model reads, with a note if that is not all."""
+    seen_s = config.seq_length / MODEL_RATE_HZ
+    if record.duration_s <= seen_s:
+        return record
+    note = f"the model reads the first {seen_s:g} s of {record.duration_s:g} s"
+    return dataclasses.replace(
+        record,
+        signal_mv=record.signal_mv[:, : round(seen_s * record.sampling_rate_hz)],
+        notes=(*record.notes, note),
+    )
 
 
 def fit_length(signal_mv: Float[np.ndarray, "L T"], length: int) -> Float[np.ndarray, "L N"]:

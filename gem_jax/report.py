@@ -195,6 +195,10 @@ def _excludes_zero(score: Mapping[str, Any]) -> int:
     return 1 if (high < 0) == (score["better"] == "lower") else -1
 
 
+def _unsaid(score: Mapping[str, Any]) -> str:
+    return f" ({score['unsaid']} unsaid)" if score.get("unsaid") else ""
+
+
 def _score_row(name: str, score: Mapping[str, Any]) -> str:
     def number(key: str, sign: str = "") -> str:
         value = score[key]
@@ -211,7 +215,7 @@ def _score_row(name: str, score: Mapping[str, Any]) -> str:
     shown = {1: ("better", "✓ better"), 0: ("soft", "not shown"), -1: ("worse", "✗ worse")}
     kind, words = shown[_excludes_zero(score)]
     cells = (
-        ("n", str(score["n"])),
+        ("n", f"{score['n']}{_unsaid(score)}"),
         ("model", number("model")),
         ("best constant", number("constant")),
         ("other patient", number("other_patient")),
@@ -232,10 +236,10 @@ def _finding(scores: Mapping[str, Mapping[str, Any]], what: str) -> str:
     rest = [quantity_name(name) for name, score in scores.items() if _excludes_zero(score) <= 0]
     said = []
     if shown:
-        said.append(f"This {what} reads from the ECG: {', '.join(shown)}.")
+        said.append(f"Shown, each on its own: this {what} reads {', '.join(shown)} from the ECG.")
     if rest:
         said.append(
-            f"What this {what} cannot be shown to do: {', '.join(rest)}. There its answers are no "
-            "better than a constant, or than its answers to another patient's ECG."
+            f"Not shown: {', '.join(rest)}. There its answers are not shown to be better than a "
+            "constant, or than its answers to another patient's ECG."
         )
     return " ".join(said)

@@ -225,7 +225,7 @@ def cli(args: list[str]) -> int:
     from gem_jax.recipes import load_recipe
 
     if not args or args[0].startswith("-"):
-        raise ConfigError(f"train: got {args[:1]}, expected RECIPE.py:function first")
+        raise ConfigError(f"got {args[:1]}, expected RECIPE.py:function first")
     fields: list[tuple] = [
         ("run_dir", Path),
         ("config", Annotated[Config, tyro.conf.arg(name="")], load_recipe(args[0])),

@@ -227,3 +227,12 @@ def test_what_was_not_measured_is_unverifiable() -> None:
 def test_every_tolerance_has_its_reason() -> None:
     assert all(bound.reason for bound in TOLERANCES.values())
     assert set(TOLERANCES) >= {"heart_rate_bpm", "axis_deg", "pr_ms", "qrs_ms", "qt_ms"}
+
+
+def test_a_claim_in_words_comes_with_the_number_that_decides_it() -> None:
+    m = measured(rate_bpm=72.0, axis_deg=45.0)
+    told = {v.claim.quantity: v.evidence for v in check(parse("QRS narrow. Normal axis."), m)}
+    assert told["qrs_wide"] == f"QRS duration {m.summary['qrs_ms']:.0f} ms"
+    assert told["axis_category"] == f"QRS axis {m.summary['axis_deg']:.0f}°"
+    (number,) = check(parse("Heart rate 72 bpm."), m)
+    assert number.evidence == ""

@@ -115,8 +115,8 @@ def test_a_folder_that_is_not_its_own_is_left_alone(fresh, tmp_path):
 
 
 def test_fresh_removes_its_own_folder(tmp_path, monkeypatch):
-    for name in (".gem_jax_demo", "done.json"):
-        (tmp_path / name).touch()
+    (tmp_path / ".gem_jax_demo").write_text('{"quick": true}')
+    (tmp_path / "done.json").touch()
 
     def prepare(out, recipes, quick):
         assert [path.name for path in out.iterdir()] == [".gem_jax_demo"]
@@ -125,6 +125,8 @@ def test_fresh_removes_its_own_folder(tmp_path, monkeypatch):
     monkeypatch.setattr(demo, "prepare", prepare)
     monkeypatch.setattr(demo, "told", lambda out: "")
     assert demo.main(out=tmp_path, quick=True) == 0, "the control: a finished one is kept"
+    with pytest.raises(BadInput, match="holds a --quick demo; add --fresh"):
+        demo.main(out=tmp_path)
     with pytest.raises(InterruptedError):
         demo.main(out=tmp_path, fresh=True, quick=True)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
@@ -16,6 +17,10 @@ from data_prep.sample_index import sample_records
 from data_prep.teachers import template_answer
 from gem_jax import answers, checkpoint, interpret
 from gem_jax.answers import Text
+from gem_jax.models.ecg import EcgConfig
+
+# What `interpret` asks of a model whose answer a test gives: how much of a record it reads.
+MUTE = SimpleNamespace(config=SimpleNamespace(ecg=EcgConfig.coca_vit_b_32()))
 
 
 @pytest.fixture(scope="module")
@@ -37,13 +42,13 @@ def says(monkeypatch):
             yield from (Text(text, reason) for _ in records)
 
         monkeypatch.setattr(answers, "answer", answer)
-        monkeypatch.setattr(answers, "load_model", lambda path: None)
+        monkeypatch.setattr(answers, "load_model", lambda path: MUTE)
 
     return speak
 
 
 def told(path: Path, question: str = QUESTIONS["brief"]) -> interpret.Interpretation:
-    return interpret.interpret(None, interpret.load_record(path), question, 64)
+    return interpret.interpret(MUTE, interpret.load_record(path), question, 64)
 
 
 def test_true_claims_are_supported_and_false_ones_contradicted(path, truth, says):

@@ -218,3 +218,9 @@ def test_the_calibration_pulse_is_one_millivolt_high(gain: int) -> None:
     rows = np.flatnonzero(dark.any(axis=1))
     line = dark[:, dark.any(axis=0).argmax() + 3].sum()
     assert rows[-1] - rows[0] + 1 - line == pytest.approx(gain / 10 * 78.74, abs=2)
+
+
+def test_a_page_is_a_png_by_its_name_too(tmp_path) -> None:
+    with pytest.raises(BadInput, match=r"ends in \.png"):
+        main(tmp_path / "r", out=tmp_path / "page.jpg")
+    assert not list(tmp_path.iterdir())

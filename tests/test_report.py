@@ -194,8 +194,8 @@ def test_a_score_is_marked_only_if_its_interval_is_on_the_better_side(changed, w
     html = report.scores_html({"heart_rate_bpm": scores(**changed)})
     told = Outline(html).words
     assert words in told
-    assert ("reads from the ECG: heart rate" in told) == (words == "✓ better")
-    assert ("cannot be shown to do: heart rate" in told) == (words != "✓ better")
+    assert ("reads heart rate from the ECG" in told) == (words == "✓ better")
+    assert ("Not shown: heart rate" in told) == (words != "✓ better")
 
 
 def test_curves_have_axes_units_legend_and_skip_what_is_not_a_number() -> None:

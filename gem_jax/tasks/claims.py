@@ -123,7 +123,7 @@ def score(
 
     Difference is the model's error minus that of the better control, paired by record. An answer
     that leaves out what the teacher says of a record errs there as much as the worst compared
-    answer; `unsaid` counts these.
+    number, or counts as contradicted; `unsaid` tells how often the model did.
 
     Args:
         answers: The model's, in the order of `cases`.
@@ -154,7 +154,8 @@ def score(
 def _row(quantity: str, columns: Float[np.ndarray, "3 R"]) -> dict:
     unsaid = int(np.isinf(columns[0]).sum())
     finite = columns[np.isfinite(columns)]
-    columns = np.where(np.isinf(columns), finite.max(initial=0.0), columns)
+    worst = finite.max(initial=0.0) if quantity in UNITS else 1.0
+    columns = np.where(np.isinf(columns), worst, columns)
     model, constant, other = columns
     better = constant if constant.mean() <= other.mean() else other
     difference = paired_bootstrap(model, better)
