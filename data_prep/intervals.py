@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from data_prep.measurement import Measurement, Number
+from data_prep.measurement import BEAT_QUANTITIES, Measurement, Number
 from data_prep.records import Record
 from data_prep.waves import FIDUCIALS, Waves
 
@@ -29,15 +29,7 @@ MIN_WAVE_MV = 0.02
 # (Soos and McComb, Sinus Arrhythmia, StatPearls).
 REGULAR_RR_RANGE_MS = 120.0
 MIN_AREA_MV_MS = 0.5  # a shorter frontal vector has no direction to speak of
-AMPLITUDES = (
-    "p_amp_mv",
-    "q_amp_mv",
-    "r_amp_mv",
-    "s_amp_mv",
-    "t_amp_mv",
-    "st_mv",
-    "qrs_area_mv_ms",
-)
+AMPLITUDES = tuple(key for key in BEAT_QUANTITIES if "_mv" in key)
 NOT_ASSESSED = {
     "reasons": [],
     "leads": {},

@@ -6,17 +6,17 @@ import dataclasses
 import hashlib
 import json
 import multiprocessing
-import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from data_prep.files import write_whole
 from data_prep.intervals import measure_waves
 from data_prep.measurement import Measurement, Number
 from data_prep.progress import track
@@ -87,10 +87,7 @@ def _measure_file(
     if kept.is_file():
         return Measurement.from_json(json.loads(kept.read_text()))
     measured = measure(record, method)
-    cache_dir.mkdir(parents=True, exist_ok=True)
-    part = kept.with_suffix(f".{os.getpid()}.part")
-    part.write_text(json.dumps(measured.to_json()))
-    os.replace(part, kept)
+    write_whole(kept, json.dumps(measured.to_json()).encode())
     return measured
 
 
@@ -100,9 +97,15 @@ def _fingerprint(record: Record, method: Method) -> str:
     rest = (record.name, record.leads, record.sampling_rate_hz, record.derived, record.notes)
     quality = (sorted(record.lead_notes.items()), record.stored_leads, record.calibrated, method)
     said.update(repr((rest, quality)).encode())
-    for source in sorted(Path(__file__).parent.glob("*.py")):
-        said.update(source.read_bytes())
+    said.update(_package())
     return said.hexdigest()[:32]
+
+
+@cache
+def _package() -> bytes:
+    """Returns a digest of this package's source, read once for all records."""
+    sources = sorted(Path(__file__).parent.glob("*.py"))
+    return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).digest()
 
 
 def table(measured: Measurement) -> str:

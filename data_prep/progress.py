@@ -51,12 +51,13 @@ def track(items: Iterable[Item], total: int, label: str) -> Iterator[Item]:
         yield item
         now = time.monotonic()
         if done < total and now - shown >= period_s:
-            _write(line(label, done, total, now - start), live, last=False)
+            write_line(line(label, done, total, now - start), live, last=False)
             shown = now
-    _write(line(label, done, total, time.monotonic() - start), live, last=True)
+    write_line(line(label, done, total, time.monotonic() - start), live, last=True)
 
 
-def _write(text: str, live: bool, last: bool) -> None:
+def write_line(text: str, live: bool, last: bool) -> None:
+    """Writes a progress line to stderr: over the one before on a terminal (`live`), else anew."""
     if live:
         sys.stderr.write(f"\r\x1b[K{text}" + ("\n" if last else ""))
     else:

@@ -7,12 +7,12 @@ scores.json is last.
 
 import hashlib
 import json
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from data_prep.files import write_whole
 from data_prep.progress import track
 from data_prep.records import BadInput
 
@@ -55,18 +55,9 @@ def main(
     if checkpoint is not None:
         predictions = answer_all(checkpoint, cases, out, max_new_tokens)
     assert predictions is not None
-    told = read_predictions(predictions)
-    asked = _questions(cases)
-    missing = [key for key in asked if key not in told]
-    if missing:
-        raise BadInput(
-            f"{predictions}: has {len(asked) - len(missing)} of {len(asked)} answers, the first "
-            f"missing is {missing[0]}; answer them all"
-        )
-    own = [told[case.id, case.id] for case in cases]
-    other = [told[key] for key in asked if key[0] != key[1]]
+    own, other = _answers(predictions, cases)
     table = claims.score(own, other, cases, train_cases)
-    _write_json(out / "scores.json", table)
+    write_whole(out / "scores.json", _json(table))
     print(as_text(table))
     print(f"{out / 'scores.json'}")
     return 0
@@ -122,6 +113,23 @@ def read_predictions(path: Path) -> dict[tuple[str, str], str]:
     return told
 
 
+def _answers(predictions: Path, cases: Sequence[Any]) -> tuple[list[str], list[str]]:
+    """Returns the answers to each case with its own ECG, and with another patient's.
+
+    BadInput when one is missing.
+    """
+    told = read_predictions(predictions)
+    asked = _questions(cases)
+    missing = [key for key in asked if key not in told]
+    if missing:
+        raise BadInput(
+            f"{predictions}: has {len(asked) - len(missing)} of {len(asked)} answers, the first "
+            f"missing is {missing[0]}; answer them all"
+        )
+    own = [told[key] for key in asked if key[0] == key[1]]
+    return own, [told[key] for key in asked if key[0] != key[1]]
+
+
 def answer_all(checkpoint: Path, cases: Sequence[Any], out: Path, max_new_tokens: int) -> Path:
     """Writes OUT/predictions.jsonl: every question with its own ECG and with another patient's.
 
@@ -152,7 +160,7 @@ def answer_all(checkpoint: Path, cases: Sequence[Any], out: Path, max_new_tokens
         [questions[asked] for asked, _ in todo],
         max_new_tokens=max_new_tokens,
     )
-    _write_json(out / "evaluation.json", whose)
+    write_whole(out / "evaluation.json", _json(whose))
     _drop_unfinished_line(path)
     for (asked, shown), text in zip(todo, track(texts, len(todo), "answer"), strict=True):
         row = {"id": asked, "shown": shown, "answer": text.answer, "reason": text.reason}
@@ -210,8 +218,5 @@ def as_text(table: dict[str, dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def _write_json(path: Path, value: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+def _json(value: Any) -> bytes:
+    return (json.dumps(value, indent=1) + "\n").encode()

@@ -9,7 +9,8 @@ from typing import Any
 
 import jax
 
-from data_prep.progress import clock
+from data_prep.files import write_whole
+from data_prep.progress import LOG_PERIOD_S, TERMINAL_PERIOD_S, clock, write_line
 
 # Dense bf16 FLOP/s of one device by `device_kind`, from the makers' data sheets.
 PEAK_FLOPS = {
@@ -40,9 +41,7 @@ def truncate_metrics(path: Path, step: int) -> None:
     if jax.process_index() != 0:
         return
     rows = [row for row in read_metrics(path) if row["step"] < step]
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    partial.replace(path)
+    write_whole(path, "".join(json.dumps(row) + "\n" for row in rows).encode())
 
 
 def append_metrics(path: Path, row: dict[str, Any]) -> None:
@@ -55,7 +54,7 @@ def append_metrics(path: Path, row: dict[str, Any]) -> None:
 def progress(label: str, first: int, total: int) -> Callable[[int, float], None]:
     """Returns a function of (steps done, loss) that tells stderr how far the run is."""
     live = sys.stderr.isatty()
-    period_s = 0.2 if live else 2.0
+    period_s = TERMINAL_PERIOD_S if live else LOG_PERIOD_S
     began = shown = time.monotonic()
 
     def tell(done: int, loss: float) -> None:
@@ -67,7 +66,6 @@ def progress(label: str, first: int, total: int) -> Callable[[int, float], None]
         rate = (done - first) / (now - began)
         left = f" ETA {clock((total - done) / rate)}" if done < total else ""
         text = f"{label} {done}/{total} {rate:.1f} steps/s loss {loss:.3f}{left}"
-        sys.stderr.write(f"\r\x1b[K{text}" + "\n" * (done >= total) if live else f"{text}\n")
-        sys.stderr.flush()
+        write_line(text, live, last=done >= total)
 
     return tell
