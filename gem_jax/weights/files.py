@@ -1,19 +1,33 @@
-"""Safetensors folders, read by their index and written in shards; nothing is unpickled here."""
+"""Folders of weights, read by their index; safetensors, or torch's files without executing them."""
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
-import ml_dtypes  # noqa: F401 (its import teaches numpy bfloat16)
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from gem_jax.weights.entry import Entry
+from gem_jax.weights.pickled import PickleError, open_pickle
+
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
+# What a folder may hold, in the order in which transformers prefers it.
+LAYOUTS = (SINGLE, INDEX, "pytorch_model.bin", "pytorch_model.bin.index.json")
+PICKLES = (".bin", ".pt", ".pth")
 SHARD_BYTES = 5 * 10**9
 DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+# No weights are stored so, but tables beside them are: positions, masks.
+TABLE_DTYPES = {
+    "I64": "int64",
+    "I32": "int32",
+    "I16": "int16",
+    "I8": "int8",
+    "U8": "uint8",
+    "BOOL": "bool",
+}
 SHOWN = 8
 
 
@@ -22,28 +36,15 @@ class WeightsError(ValueError):
 
 
 @dataclass(frozen=True)
-class Entry:
-    """One tensor as the header of its file states it; `dtype` is numpy's name."""
-
-    file: Path
-    shape: tuple[int, ...]
-    dtype: str
-
-
-@dataclass
 class Shards:
     """The tensors of a folder, by name; a tensor's bytes are read when it is asked for."""
 
     folder: Path
     entries: dict[str, Entry]
-    _open: dict[Path, safe_open] = field(default_factory=dict)
 
     def read(self, name: str) -> np.ndarray:
         """Returns the tensor `name` with its own dtype."""
-        file = self.entries[name].file
-        if file not in self._open:
-            self._open[file] = safe_open(file, framework="numpy")
-        return self._open[file].get_tensor(name)
+        return self.entries[name].read()
 
 
 def read_json(path: Path) -> dict:
@@ -76,47 +77,88 @@ def require_free(dest: Path) -> None:
 
 
 def open_folder(folder: Path) -> Shards:
-    """Returns the tensors of `folder`: model.safetensors, else the shards that its index names.
+    """Returns the tensors of `folder`: of its one file, or of the shards that its index names.
 
     Raises:
         WeightsError: naming every missing, unreadable, unlisted or repeated file or tensor.
     """
-    if (folder / SINGLE).is_file():
-        return open_files(folder, [SINGLE], None)
-    if not (folder / INDEX).is_file():
-        raise WeightsError(_without_weights(folder))
-    index = read_json(folder / INDEX).get("weight_map")
+    found = [name for name in LAYOUTS if (folder / name).is_file()]
+    if not found:
+        raise WeightsError(f"{folder}: got no weights, expected one of {', '.join(LAYOUTS)}")
+    if not found[0].endswith(".json"):
+        return open_files(folder, [found[0]], None)
+    path = folder / found[0]
+    index = read_json(path).get("weight_map")
     if not isinstance(index, dict) or not all(isinstance(file, str) for file in index.values()):
-        raise WeightsError(f"{folder / INDEX}: got no weight_map of names to files")
+        raise WeightsError(f"{path}: got no weight_map of names to files")
     # A link inside the folder may lead elsewhere (download caches do that); a name may not.
     outside = sorted({file for file in index.values() if Path(file).name != file or file == ".."})
-    refuse(folder / INDEX, [f"got {file!r}, expected a file of this folder" for file in outside])
+    refuse(path, [f"got {file!r}, expected a file of this folder" for file in outside])
     return open_files(folder, sorted(set(index.values())), index)
 
 
+def open_file(path: Path) -> Shards:
+    """Returns the tensors of one file: .safetensors, or .bin, .pt and .pth of torch."""
+    return open_files(path.parent, [path.name], None)
+
+
 def open_files(folder: Path, files: list[str], index: dict[str, str] | None) -> Shards:
-    """Returns the tensors of the safetensors `files`, which must hold just what `index` says."""
+    """Returns the tensors of `files` of `folder`, which must hold just what `index` says."""
     entries: dict[str, Entry] = {}
     problems = []
     for path in (folder / file for file in files):
         try:
-            found = dict(_header(path))
-        except (SafetensorError, OSError) as error:
-            problems.append(f"{path.name} cannot be read ({error}), expected a whole safetensors")
+            found = open_pickle(path) if path.suffix in PICKLES else _header(path)
+        except (SafetensorError, PickleError, OSError) as error:
+            problems.append(f"{path.name} cannot be read ({error})")
             continue
         problems += [f"{name} is in two files, expected once" for name in found if name in entries]
         entries |= found
     if index is not None and not problems:
-        located = {name: entry.file.name for name, entry in entries.items()}
-        wrong = sorted(index.items() ^ located.items())
-        problems = [f"{name}: the index and {file} disagree on where it is" for name, file in wrong]
+        problems = _misplaced(index, {name: entry.file.name for name, entry in entries.items()})
+    known = {*DTYPES.values(), *TABLE_DTYPES.values()}
     problems += [
-        f"{name} has dtype {entry.dtype}, expected one of {', '.join(DTYPES)}"
+        f"{name} has dtype {entry.dtype}, expected one of {', '.join(DTYPES.values())}"
         for name, entry in entries.items()
-        if entry.dtype not in DTYPES.values()
+        if entry.dtype not in known
     ]
     refuse(folder, problems)
     return Shards(folder, entries)
+
+
+def _misplaced(index: dict[str, str], located: dict[str, str]) -> list[str]:
+    return [
+        f"{name}: the index says {index.get(name, 'nothing')}, found in {located.get(name, 'none')}"
+        for name in sorted(index.keys() | located.keys())
+        if index.get(name) != located.get(name)
+    ]
+
+
+def _header(path: Path) -> dict[str, Entry]:
+    with safe_open(path, framework="numpy"):
+        pass  # The library checks the header against the file; it does not tell the offsets.
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length), object_pairs_hook=_once)
+    header.pop("__metadata__", None)
+    dtypes = DTYPES | TABLE_DTYPES
+    return {
+        name: Entry(
+            path,
+            tuple(tensor["shape"]),
+            dtypes.get(tensor["dtype"], tensor["dtype"]),
+            8 + length + tensor["data_offsets"][0],
+        )
+        for name, tensor in header.items()
+    }
+
+
+def _once(pairs: list[tuple[str, object]]) -> dict:
+    """Returns the pairs as a dict; SafetensorError if a name is repeated, as JSON allows."""
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        raise SafetensorError("a tensor is named twice in its header")
+    return values
 
 
 def write_folder(
@@ -158,14 +200,6 @@ def write_json(path: Path, values: dict) -> None:
     path.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def _header(path: Path) -> Iterator[tuple[str, Entry]]:
-    with safe_open(path, framework="numpy") as file:
-        for name in file.keys():  # noqa: SIM118 (it is no mapping)
-            tensor = file.get_slice(name)
-            dtype = tensor.get_dtype()
-            yield name, Entry(path, tuple(tensor.get_shape()), DTYPES.get(dtype, dtype))
-
-
 def _fill(
     tensors: Iterator[tuple[str, np.ndarray]], shard_bytes: int
 ) -> Iterator[dict[str, np.ndarray]]:
@@ -178,13 +212,3 @@ def _fill(
         shard[name] = tensor
         filled += tensor.nbytes
     yield shard
-
-
-def _without_weights(folder: Path) -> str:
-    pickled = sorted(path.name for path in folder.glob("*") if path.suffix in (".bin", ".pt"))
-    if pickled:
-        return (
-            f"{folder}: got {some(pickled)}, expected {SINGLE} or {INDEX}; pickled "
-            "weights are not read, save them as safetensors"
-        )
-    return f"{folder}: got no weights, expected {SINGLE} or {INDEX}"

@@ -1,0 +1,120 @@
+"""Safetensors written tensor by tensor: the headers first, then each tensor at its place."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from gem_jax.weights.entry import Entry
+from gem_jax.weights.files import (
+    DTYPES,
+    INDEX,
+    SHARD_BYTES,
+    SINGLE,
+    WeightsError,
+    refuse,
+    write_json,
+)
+
+CODES = {dtype: code for code, dtype in DTYPES.items()}
+# (shape, numpy's name of the dtype) of each tensor, in the order in which shards are filled.
+Plan = Mapping[str, tuple[tuple[int, ...], str]]
+
+
+@dataclass(frozen=True)
+class Writer:
+    """Files whose headers are written; `write` takes the tensors in any order, each once."""
+
+    folder: Path
+    places: dict[str, Entry]
+    written: set[str] = field(default_factory=set)
+
+    def write(self, name: str, tensor: np.ndarray) -> None:
+        """Writes one tensor; WeightsError unless it is what was planned, and for the first time."""
+        place = self.places.get(name)
+        if place is None or name in self.written:
+            given = "unplanned" if place is None else "given twice"
+            raise WeightsError(f"{self.folder}: {name} is {given}, expected each tensor once")
+        if (tensor.shape, tensor.dtype.name) != (place.shape, place.dtype):
+            got, expected = f"{tensor.dtype}{tensor.shape}", f"{place.dtype}{place.shape}"
+            raise WeightsError(f"{self.folder}: {name}: got {got}, expected {expected}")
+        with place.file.open("r+b") as file:
+            file.seek(place.start_byte)
+            file.write(np.ascontiguousarray(tensor).reshape(-1).view(np.uint8).data)
+        self.written.add(name)
+
+    def finish(self) -> int:
+        """Returns the tensors' bytes in all; WeightsError names those that were not written."""
+        absent = [f"{name} was not written" for name in self.places if name not in self.written]
+        refuse(self.folder, absent)
+        return sum(_nbytes(place.shape, place.dtype) for place in self.places.values())
+
+
+def start_folder(folder: Path, plan: Plan, shard_bytes: int = SHARD_BYTES) -> Writer:
+    """Returns the writer of `folder`: model.safetensors, or shards and their index.
+
+    Files are named, and shards filled, as transformers does: a shard ends before the tensor that
+    would take it over `shard_bytes`.
+    """
+    shards = _shards(plan, shard_bytes)
+    count = len(shards)
+    if count == 1:
+        return start_file(folder / SINGLE, plan)
+    names = [f"model-{number:05d}-of-{count:05d}.safetensors" for number in range(1, count + 1)]
+    places: dict[str, Entry] = {}
+    for name, shard in zip(names, shards, strict=True):
+        places |= start_file(folder / name, shard).places
+    total = sum(_nbytes(*spec) for spec in plan.values())
+    located = {name: place.file.name for name, place in places.items()}
+    write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": located})
+    return Writer(folder, places)
+
+
+def start_file(path: Path, plan: Plan) -> Writer:
+    """Returns the writer of one safetensors file, whose header and length are on disk."""
+    unknown = [
+        f"{name} has dtype {dtype}" for name, (_, dtype) in plan.items() if dtype not in CODES
+    ]
+    refuse(path, [f"{text}, expected one of {', '.join(CODES)}" for text in unknown])
+    # Transformers and torch read files without this mark as not theirs.
+    header: dict[str, dict] = {"__metadata__": {"format": "pt"}}
+    ends = {}
+    end = 0
+    for name in sorted(
+        plan, key=lambda name: (-_itemsize(plan[name][1]), CODES[plan[name][1]], name)
+    ):
+        shape, dtype = plan[name]
+        start, end = end, end + _nbytes(shape, dtype)
+        header[name] = {"dtype": CODES[dtype], "shape": list(shape), "data_offsets": [start, end]}
+        ends[name] = start
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.truncate(8 + len(text) + end)
+    places = {n: Entry(path, *plan[n], 8 + len(text) + start) for n, start in ends.items()}
+    return Writer(path.parent, places)
+
+
+def _shards(plan: Plan, shard_bytes: int) -> list[dict[str, tuple[tuple[int, ...], str]]]:
+    shards: list[dict[str, tuple[tuple[int, ...], str]]] = [{}]
+    filled = 0
+    for name, spec in plan.items():
+        nbytes = _nbytes(*spec)
+        if shards[-1] and filled + nbytes > shard_bytes:
+            shards.append({})
+            filled = 0
+        shards[-1][name] = spec
+        filled += nbytes
+    return shards
+
+
+def _nbytes(shape: tuple[int, ...], dtype: str) -> int:
+    return math.prod(shape) * _itemsize(dtype)
+
+
+def _itemsize(dtype: str) -> int:
+    return np.dtype(dtype).itemsize
