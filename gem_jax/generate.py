@@ -6,31 +6,94 @@ B batch, T prompt tokens, S cache slots, M new tokens, V vocabulary.
 """
 
 import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from flax import struct
+from jaxtyping import Array, Bool, Float, Int, UInt32
 
+from gem_jax.config import ConfigError
 from gem_jax.models.gem import Batch, Gem, GemConfig
 from gem_jax.models.layers import causal_mask
-from gem_jax.models.llm import empty_cache
+from gem_jax.models.llm import Cache, empty_cache
+from gem_jax.sampling import GREEDY, Sampling, choose
+from gem_jax.stops import Decode, cut, settled, within
+
+# Steps between two looks of the host, where it looks for stop strings or hands out text.
+STEPS = 8
+# What is written for a row that has ended.
+NOTHING = -1
+
+
+class PromptError(ConfigError):
+    """Prompts that the model cannot go on from, or a wish that cannot be met."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """One row's new tokens without the end token, and why it ended: `eos` or `length`."""
+    """One row's new tokens, without the prompt, the end token and the stop string."""
 
     tokens: tuple[int, ...]
     reason: str
+    """Why it ended: `eos`, `stop` or `length`."""
+    text: str | None = None
+    """The text up to the stop string, which may begin inside a token; None without `decode`."""
+    end_token: int | None = None
+    """The end token of reason `eos`."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the programs are compiled for."""
+
+    config: GemConfig
+    max_new_tokens: int
+    num_tokens: int
+    eos_token_ids: tuple[int, ...]
+    sampling: Sampling
+
+
+@struct.dataclass
+class Rows:
+    """What stays: tokens in each prompt, the most that it may be answered with, its seed."""
+
+    lengths: Int[Any, "B"]
+    limits: Int[Any, "B"]
+    seeds: UInt32[Any, "B"]
+
+
+@struct.dataclass
+class State:
+    """What a step changes: the cache, tokens so far (`NOTHING` behind a row's end), who is done."""
+
+    cache: Cache
+    count: Int[Array, ""]
+    new: Int[Array, "B M"]
+    done: Bool[Array, "B"]
 
 
 def generate(
-    config: GemConfig, params: dict, batch: Batch, *, max_new_tokens: int, num_tokens: int
+    config: GemConfig,
+    params: dict,
+    batch: Batch,
+    *,
+    max_new_tokens: int,
+    num_tokens: int,
+    sampling: Sampling = GREEDY,
+    seeds: Sequence[int] | None = None,
+    eos_token_ids: Sequence[int] | None = None,
+    stop: Sequence[str] = (),
+    decode: Decode | None = None,
+    on_text: Callable[[int, str], None] | None = None,
 ) -> list[Answer]:
-    """Returns the greedy answers to the prompts of `batch`.
+    """Returns the answers to the prompts of `batch`.
+
+    A row ends at an end token, at a stop string, after `max_new_tokens`, or where prompt and answer
+    fill `config.max_length`, whichever comes first.
 
     Args:
         config: The model.
@@ -38,60 +101,168 @@ def generate(
         batch: Prompts that end at the assistant's cue; targets and loss mask are not read.
         max_new_tokens: Where an answer without an end is cut.
         num_tokens: The tokenizer's size: rows of the embedding table beyond it are never chosen.
+        sampling: How tokens are drawn; greedy unless told.
+        seeds: Each row's seed; without it, every row has `sampling.seed`.
+        eos_token_ids: End tokens instead of the config's.
+        stop: Texts that end an answer.
+        decode: Tokens → text; stop strings and `on_text` need it.
+        on_text: Called with (row, further text) as the answers grow.
+
+    Raises:
+        PromptError: The prompts leave no room for an answer, or are not padded on the right.
     """
-    new = np.asarray(_greedy(config, params, batch, max_new_tokens, num_tokens))
-    return [_answer(row, config.eos_token_id) for row in new]
+    ends = tuple(config.eos_token_ids if eos_token_ids is None else eos_token_ids)
+    followed = bool(stop) or on_text is not None
+    _check(max_new_tokens, stop, followed and decode is None)
+    rows = _rows(config, batch, max_new_tokens, sampling, seeds)
+    most = int(rows.limits.max())
+    # The seed is an argument of the programs: a new one compiles nothing.
+    unseeded = Sampling(sampling.temperature, sampling.top_p, sampling.top_k)
+    plan = Plan(config, max_new_tokens, num_tokens, ends, unseeded)
+    state = _prefill(plan, params, batch, rows)
+    told = [0] * len(rows.lengths)
+    while True:
+        new, done = np.asarray(state.new), np.asarray(state.done)
+        answers = [_answer(row, ends, stop, decode) for row in new]
+        done = done | [answer.reason == "stop" for answer in answers]
+        if on_text is not None:
+            _tell(answers, done, told, stop, on_text)
+        if done.all():
+            return answers
+        until = int(state.count) + STEPS if followed else most
+        state = _decode(plan, params, rows, state.replace(done=jnp.asarray(done)), until)
 
 
-def _answer(row: np.ndarray, eos: int) -> Answer:
-    ends = np.flatnonzero(row == eos)
-    if len(ends):
-        return Answer(tuple(row[: ends[0]].tolist()), "eos")
-    return Answer(tuple(row.tolist()), "length")
+def _check(max_new_tokens: int, stop: Sequence[str], deaf: bool) -> None:
+    if max_new_tokens < 1:
+        raise PromptError(f"max_new_tokens: got {max_new_tokens}, expected 1 or more")
+    if isinstance(stop, str) or "" in stop:
+        raise PromptError(f"stop: got {stop!r}, expected a list of texts, none of them empty")
+    if deaf:
+        raise PromptError("decode: got none, expected tokens → text for stop strings and on_text")
 
 
-@functools.partial(jax.jit, static_argnums=(0, 3, 4))
-def _greedy(
-    config: GemConfig, params: dict, batch: Batch, max_new_tokens: int, num_tokens: int
-) -> Int[Array, "B M"]:
-    model, variables = Gem(config), {"params": params}
-    rows, prompt = batch.tokens.shape
-    slots = prompt + max_new_tokens
-    lengths = batch.segments.sum(axis=1)
+def _rows(
+    config: GemConfig,
+    batch: Batch,
+    max_new_tokens: int,
+    sampling: Sampling,
+    seeds: Sequence[int] | None,
+) -> Rows:
+    real = np.asarray(batch.segments) > 0
+    lengths = real.sum(axis=1, dtype=np.int32)
+    room = config.max_length - lengths
+    if (real != (np.arange(real.shape[1]) < lengths[:, None])).any() or lengths.min() < 1:
+        raise PromptError("prompts: got a gap or none, expected tokens, then padding on the right")
+    if room.min() < 1:
+        raise PromptError(
+            f"prompts: got one of {lengths.max()} tokens, expected fewer than the model's length "
+            f"({config.max_length}); shorten it"
+        )
+    own = [sampling.seed] * len(lengths) if seeds is None else seeds
+    return Rows(lengths, np.minimum(room, max_new_tokens), np.asarray(own, np.uint32))
 
-    def choose(logits: Float[Array, "B V"]) -> Int[Array, "B"]:
-        known = jnp.arange(logits.shape[-1]) < num_tokens
-        return jnp.where(known, logits, -jnp.inf).argmax(axis=-1).astype(jnp.int32)
 
-    # Prompt slots see the prompt; the slots of new tokens are empty until they are written.
-    mask = jnp.pad(causal_mask(batch.segments), ((0, 0), (0, 0), (0, 0), (0, max_new_tokens)))
-    cache = empty_cache(config.llm, rows, slots)
-    prefilled: Any = model.apply(variables, batch, mask, cache, method="prefill")
+def _answer(
+    row: Int[np.ndarray, "M"], ends: Sequence[int], stop: Sequence[str], decode: Decode | None
+) -> Answer:
+    """Returns the answer that a row is, or would be if it ended now."""
+    tokens = tuple(row[row != NOTHING].tolist())
+    end = tokens[-1] if tokens[-1] in ends else None
+    tokens = tokens if end is None else tokens[:-1]
+    reason = "length" if end is None else "eos"
+    if decode is None:
+        return Answer(tokens, reason, end_token=end)
+    text, stopped = cut(decode(list(tokens)), stop)
+    if stopped:
+        return Answer(within(tokens, decode, text), "stop", text)
+    return Answer(tokens, reason, text, end)
+
+
+def _tell(
+    answers: Sequence[Answer],
+    done: Bool[np.ndarray, "B"],
+    told: list[int],
+    stop: Sequence[str],
+    on_text: Callable[[int, str], None],
+) -> None:
+    """Hands out what is new and certain, and counts it in `told`."""
+    for row, answer in enumerate(answers):
+        text = answer.text or ""
+        certain = text if done[row] else settled(text, stop)
+        if len(certain) > told[row]:
+            on_text(row, certain[told[row] :])
+            told[row] = len(certain)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _prefill(plan: Plan, params: dict, batch: Batch, rows: Rows) -> State:
+    """Returns the state with the first token of every answer."""
+    count, prompt = batch.tokens.shape
+    # The last token of an answer is never read.
+    further = plan.max_new_tokens - 1
+    mask = causal_mask(batch.segments, plan.config.llm.sliding_window)
+    mask = jnp.pad(mask, ((0, 0), (0, 0), (0, 0), (0, further)))
+    cache = empty_cache(plan.config.llm, count, prompt + further)
+    prefilled: Any = Gem(plan.config).apply(
+        {"params": params}, batch, mask, cache, method="prefill"
+    )
     logits, cache = prefilled
-    last = jnp.take_along_axis(logits, (lengths - 1)[:, None, None], axis=1)[:, 0]
-    readable = jnp.pad(batch.segments > 0, ((0, 0), (0, max_new_tokens)))
+    last = jnp.take_along_axis(logits, (rows.lengths - 1)[:, None, None], axis=1)[:, 0]
+    new = jnp.full((count, plan.max_new_tokens), NOTHING, jnp.int32)
+    start = State(cache, jnp.int32(0), new, jnp.zeros(count, bool))
+    return _written(plan, rows, start, cache, last)
 
-    def going_on(carry):
-        count, _, _, done, _ = carry
-        return (count < max_new_tokens) & ~done.all()
 
-    def step(carry):
-        count, cache, token, done, new = carry
-        new = new.at[:, count].set(jnp.where(done, config.eos_token_id, token))
-        done |= token == config.eos_token_id
-        seen = readable | ((jnp.arange(slots) >= prompt) & (jnp.arange(slots) <= prompt + count))
-        decoded: Any = model.apply(
-            variables,
+@functools.partial(jax.jit, static_argnums=0, donate_argnums=3)
+def _decode(plan: Plan, params: dict, rows: Rows, state: State, until: Int[Array, ""]) -> State:
+    """Returns the state when `until` tokens are there, or all rows are done."""
+
+    def going_on(state: State) -> Bool[Array, ""]:
+        return (state.count < until) & ~state.done.all()
+
+    def step(state: State) -> State:
+        at = state.count - 1
+        slots = state.cache["k"].shape[2]
+        prompt = slots - (plan.max_new_tokens - 1)
+        token = jnp.maximum(state.new[:, at], 0)
+        mask = _readable(rows.lengths, prompt, slots, at, plan.config.llm.sliding_window)
+        decoded: Any = Gem(plan.config).apply(
+            {"params": params},
             token[:, None],
-            (lengths + count)[:, None],
-            seen[:, None, None],
-            cache,
-            prompt + count,
+            (rows.lengths + at)[:, None],
+            mask[:, None, None],
+            state.cache,
+            prompt + at,
             method="decode",
         )
         logits, cache = decoded
-        return count + 1, cache, choose(logits[:, 0]), done, new
+        return _written(plan, rows, state, cache, logits[:, 0])
 
-    new = jnp.full((rows, max_new_tokens), config.eos_token_id, jnp.int32)
-    start = (0, cache, choose(last), jnp.zeros(rows, bool), new)
-    return jax.lax.while_loop(going_on, step, start)[-1]
+    return jax.lax.while_loop(going_on, step, state)
+
+
+def _readable(
+    lengths: Int[Array, "B"], prompt: int, slots: int, at: Int[Array, ""], window: int | None
+) -> Bool[Array, "B S"]:
+    """Returns the cache slots that new token `at` sees: prompt and answer, not the padding."""
+    slot = jnp.arange(slots)
+    lengths = lengths[:, None]
+    seen = (slot < lengths) | ((slot >= prompt) & (slot <= prompt + at))
+    if window is None:
+        return seen
+    positions = jnp.where(slot < prompt, slot, lengths + slot - prompt)
+    return seen & (positions > lengths + at - window)
+
+
+def _written(
+    plan: Plan, rows: Rows, state: State, cache: Cache, logits: Float[Array, "B V"]
+) -> State:
+    """Returns the state with the next token of every row that goes on."""
+    known = jnp.arange(logits.shape[-1]) < plan.num_tokens
+    positions = rows.lengths + state.count
+    token = choose(jnp.where(known, logits, -jnp.inf), plan.sampling, rows.seeds, positions)
+    token = jnp.where(state.done, NOTHING, token)
+    count = state.count + 1
+    ended = jnp.isin(token, jnp.array(plan.eos_token_ids, jnp.int32)) | (count >= rows.limits)
+    return State(cache, count, state.new.at[:, count - 1].set(token), state.done | ended)
