@@ -92,7 +92,8 @@ def open_folder(folder: Path) -> Shards:
     if not isinstance(index, dict) or not all(isinstance(file, str) for file in index.values()):
         raise WeightsError(f"{path}: got no weight_map of names to files")
     # A link inside the folder may lead elsewhere (download caches do that); a name may not.
-    outside = sorted({file for file in index.values() if Path(file).name != file or file == ".."})
+    inside = {file for file in index.values() if Path(file).name == file}
+    outside = sorted({*index.values()} - inside | {"", ".."} & inside)
     refuse(path, [f"got {file!r}, expected a file of this folder" for file in outside])
     return open_files(folder, sorted(set(index.values())), index)
 

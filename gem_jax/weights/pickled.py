@@ -9,10 +9,8 @@ import pickle
 import struct
 import zipfile
 from collections import OrderedDict
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -30,6 +28,7 @@ STORAGES = {
     "torch.ByteStorage": "uint8",
     "torch.BoolStorage": "bool",
 }
+MAX_AXES = 64  # numpy's
 # What the unpickler itself raises on a stream that was cut, spoilt or made by hand.
 BROKEN = (
     pickle.UnpicklingError,
@@ -49,11 +48,18 @@ class PickleError(ValueError):
     """A file of torch's that is not read; the message says why and names no file."""
 
 
-@dataclass(frozen=True)
-class _Storage:
+# Tuples, since a stream may set the attributes of any object that it holds and that has some.
+class _Storage(NamedTuple):
     dtype: str
     start_byte: int
     length: int
+
+
+class _View(NamedTuple):
+    storage: _Storage
+    first: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
 
 
 def open_pickle(path: Path) -> dict[str, Entry]:
@@ -76,13 +82,29 @@ def open_pickle(path: Path) -> dict[str, Entry]:
         raise PickleError(f"{error}, expected a whole zip") from error
     except BROKEN as error:
         raise PickleError(f"a broken pickle: {type(error).__name__} {error}") from error
-    tensors = values.get("state_dict", values) if isinstance(values, Mapping) else values
-    if not isinstance(tensors, Mapping):
+    return {name: _entry(path, view) for name, view in _named(values).items()}
+
+
+def _named(values: Any) -> dict[str, _View]:
+    """Returns the tensors among the unpickled `values`."""
+    # The methods of dict itself: those of the object may have been replaced by the stream.
+    tensors = dict.get(values, "state_dict", values) if isinstance(values, dict) else values
+    if not isinstance(tensors, dict):
         raise PickleError(f"got a {type(tensors).__name__}, expected tensors by name")
-    for name, tensor in tensors.items():
-        if not isinstance(name, str) or not isinstance(tensor, Entry):
-            raise PickleError(f"{name!r} is of type {type(tensor).__name__}, expected a tensor")
-    return dict(tensors)
+    named = list(dict.items(tensors))
+    for name, tensor in named:
+        if not isinstance(name, str):
+            raise PickleError(f"got a name of type {type(name).__name__}, expected text")
+        if not isinstance(tensor, _View):
+            raise PickleError(f"{name!r} is a {type(tensor).__name__}, expected a tensor")
+    return dict(named)
+
+
+def _entry(path: Path, view: _View) -> Entry:
+    storage, first, shape, strides = view
+    start = storage.start_byte + first * np.dtype(storage.dtype).itemsize
+    plain = tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
+    return Entry(path, shape, storage.dtype, start, None if strides == plain else strides)
 
 
 def _no_zip(start: bytes) -> str:
@@ -95,7 +117,7 @@ def _no_zip(start: bytes) -> str:
 
 
 class _Unpickler(pickle.Unpickler):
-    """Builds an Entry for each tensor; what the stream may call are the methods below."""
+    """Gives a _View for each tensor; the stream can call just what `find_class` returns."""
 
     def __init__(self, path: Path, archive: zipfile.ZipFile) -> None:
         self._path = path
@@ -117,21 +139,22 @@ class _Unpickler(pickle.Unpickler):
         if full in STORAGES:
             return STORAGES[full]
         if full == "torch._utils._rebuild_tensor_v2":
-            return self._tensor
+            return lambda *parts: _view(*parts)
         if full == "torch._utils._rebuild_parameter":
-            return self._parameter
+            return lambda tensor, *_: tensor
         if full == "collections.OrderedDict":
             return OrderedDict
         raise PickleError(
-            f"its pickle asks for {full}, expected tensors alone; nothing was executed: save the "
+            f"its pickle asks for {full!r}, expected tensors alone; nothing was executed: save the "
             "tensors as safetensors if you trust the file"
         )
 
     def persistent_load(self, pid: Any) -> _Storage:
         """Returns where the storage lies that `pid` names."""
         kind, dtype, key, _, length = pid
-        if kind != "storage" or dtype not in STORAGES.values() or type(length) is not int:
-            raise PickleError(f"got {pid!r}, expected a storage")
+        typed = type(key) is str and type(length) is int
+        if kind != "storage" or dtype not in STORAGES.values() or not typed:
+            raise PickleError("its pickle names a storage in no known way")
         member = self._members.get(f"{self._root}data/{key}")
         if member is None:
             raise PickleError(f"storage {key} is missing")
@@ -142,25 +165,24 @@ class _Unpickler(pickle.Unpickler):
             )
         return _Storage(dtype, _start_byte(self._path, member), length)
 
-    def _tensor(self, storage: _Storage, first: int, shape: tuple, strides: tuple, *_) -> Entry:
-        numbers = (first, *shape, *strides)
-        if len(shape) != len(strides) or not all(type(n) is int and n >= 0 for n in numbers):
-            raise PickleError(f"got shape {shape}, strides {strides}, offset {first}")
-        last = first + sum((n - 1) * step for n, step in zip(shape, strides, strict=True))
-        size = math.prod(shape)
-        # A stride of 0 repeats elements: a few bytes could claim all memory.
-        if size > storage.length or (size and last >= storage.length):
-            raise PickleError(
-                f"a tensor of shape {shape}, strides {strides}, offset {first} does not fit its "
-                f"storage of {storage.length}"
-            )
-        start = storage.start_byte + first * np.dtype(storage.dtype).itemsize
-        plain = tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
-        laid_out = None if strides == plain else strides
-        return Entry(self._path, shape, storage.dtype, start, laid_out)
 
-    def _parameter(self, tensor: Entry, *_) -> Entry:
-        return tensor
+def _view(storage: _Storage, first: int, shape: tuple, strides: tuple, *_: Any) -> _View:
+    """Returns the tensor; PickleError unless each of its elements lies in `storage`."""
+    numbers = (first, *shape, *strides)
+    whole = type(storage) is _Storage and type(shape) is tuple and type(strides) is tuple
+    if not whole or len(shape) != len(strides) or len(shape) > MAX_AXES:
+        raise PickleError("a tensor is described in no known way")
+    if not all(type(number) is int and 0 <= number < 2**63 for number in numbers):
+        raise PickleError(f"shape {shape}, strides {strides} or offset {first} is negative")
+    last = first + sum((n - 1) * step for n, step in zip(shape, strides, strict=True))
+    size = math.prod(shape)
+    # A stride of 0 repeats elements: a few bytes could claim all memory.
+    if size > storage.length or (size and last >= storage.length):
+        raise PickleError(
+            f"a tensor of shape {shape}, strides {strides}, offset {first} does not fit its "
+            f"storage of {storage.length}"
+        )
+    return _View(storage, first, shape, strides)
 
 
 def _require_stored(member: zipfile.ZipInfo) -> None:
