@@ -103,7 +103,7 @@ def image_layout(config: GemConfig, num_tiles: int, size_wh: Size) -> Int[np.nda
         return np.concatenate([base, canvas.ravel()])
     if num_tiles != 1:
         raise ValueError(
-            f"image: got {num_tiles} tiles of a page in {config.image_mode}, expected 1"
+            f"image: got {num_tiles} tiles of a page, expected 1 in mode {config.image_mode!r}"
         )
     return np.append(base, NEWLINE) if config.image_mode == "anyres" and unpadded else base
 
