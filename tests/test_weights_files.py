@@ -4,6 +4,8 @@ import json
 import pickle
 import shutil
 import struct
+import subprocess
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -162,6 +164,32 @@ def test_scalars_parameters_and_shared_storages_are_read(tmp_path):
     assert shards.read("scalar").shape == ()
     assert shards.read("parameter").shape == (2, 3)
     assert shards.read("none").shape == (0, 3)
+
+
+GROWTH = """
+import resource, sys
+from pathlib import Path
+from gem_jax.weights.files import open_file
+shards = open_file(Path(sys.argv[1]))
+shards.read("0")
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+kept = [shards.read(name) for name in shards.entries if sys.argv[2] == "kept"]
+for name in shards.entries:
+    shards.read(name).sum()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts in KiB on Linux alone")
+def test_reading_tensor_by_tensor_holds_one_at_a_time(tmp_path):
+    path = tmp_path / SINGLE
+    start_file(path, {str(number): ((4 * 2**20,), "float32") for number in range(16)})
+    growth_kib = {}
+    for how in ("dropped", "kept"):
+        command = [sys.executable, "-c", GROWTH, str(path), how]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        growth_kib[how] = int(done.stdout)
+    assert growth_kib["dropped"] < 48 * 1024 < 200 * 1024 < growth_kib["kept"]
 
 
 # Nothing in a pickle is executed.
