@@ -19,9 +19,13 @@ from gem_jax.weights.files import (
     write_json,
 )
 
+LENGTH_BYTES = 8  # A file begins with its header's length.
+ALIGNED_BYTES = 8
 CODES = {dtype: code for code, dtype in DTYPES.items()}
-# (shape, numpy's name of the dtype) of each tensor, in the order in which shards are filled.
-Plan = Mapping[str, tuple[tuple[int, ...], str]]
+# Shape, and numpy's name of the dtype.
+Spec = tuple[tuple[int, ...], str]
+# What will be written, in the order in which shards are filled.
+Plan = Mapping[str, Spec]
 
 
 @dataclass(frozen=True)
@@ -76,31 +80,40 @@ def start_folder(folder: Path, plan: Plan, shard_bytes: int = SHARD_BYTES) -> Wr
 def start_file(path: Path, plan: Plan) -> Writer:
     """Returns the writer of one safetensors file, whose header and length are on disk."""
     unknown = [
-        f"{name} has dtype {dtype}" for name, (_, dtype) in plan.items() if dtype not in CODES
+        f"{name} has dtype {dtype}, expected one of {', '.join(CODES)}"
+        for name, (_, dtype) in plan.items()
+        if dtype not in CODES
     ]
-    refuse(path, [f"{text}, expected one of {', '.join(CODES)}" for text in unknown])
+    refuse(path, unknown)
+    offsets, total = _offsets(plan)
     # Transformers and torch read files without this mark as not theirs.
     header: dict[str, dict] = {"__metadata__": {"format": "pt"}}
-    ends = {}
-    end = 0
-    for name in sorted(
-        plan, key=lambda name: (-_itemsize(plan[name][1]), CODES[plan[name][1]], name)
-    ):
+    for name, start in offsets.items():
         shape, dtype = plan[name]
-        start, end = end, end + _nbytes(shape, dtype)
-        header[name] = {"dtype": CODES[dtype], "shape": list(shape), "data_offsets": [start, end]}
-        ends[name] = start
+        span = [start, start + _nbytes(shape, dtype)]
+        header[name] = {"dtype": CODES[dtype], "shape": list(shape), "data_offsets": span}
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)
+    text += b" " * (-len(text) % ALIGNED_BYTES)
+    begin = LENGTH_BYTES + len(text)
     with path.open("wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        file.truncate(8 + len(text) + end)
-    places = {n: Entry(path, *plan[n], 8 + len(text) + start) for n, start in ends.items()}
+        file.write(len(text).to_bytes(LENGTH_BYTES, "little") + text)
+        file.truncate(begin + total)
+    places = {name: Entry(path, *plan[name], begin + start) for name, start in offsets.items()}
     return Writer(path.parent, places)
 
 
-def _shards(plan: Plan, shard_bytes: int) -> list[dict[str, tuple[tuple[int, ...], str]]]:
-    shards: list[dict[str, tuple[tuple[int, ...], str]]] = [{}]
+def _offsets(plan: Plan) -> tuple[dict[str, int], int]:
+    """Returns where each tensor starts, wide dtypes first as the library lays them, and the end."""
+    offsets = {}
+    end = 0
+    for name in sorted(plan, key=lambda name: (-_itemsize(plan[name][1]), plan[name][1], name)):
+        offsets[name] = end
+        end += _nbytes(*plan[name])
+    return offsets, end
+
+
+def _shards(plan: Plan, shard_bytes: int) -> list[dict[str, Spec]]:
+    shards: list[dict[str, Spec]] = [{}]
     filled = 0
     for name, spec in plan.items():
         nbytes = _nbytes(*spec)
