@@ -29,7 +29,7 @@ STORAGES = {
     "torch.BoolStorage": "bool",
 }
 MAX_AXES = 64  # numpy's
-# What the unpickler itself raises on a stream that was cut, spoilt or made by hand.
+# What zipfile and the unpickler raise on a file that was cut, spoilt or made by hand.
 BROKEN = (
     pickle.UnpicklingError,
     AttributeError,
@@ -38,7 +38,7 @@ BROKEN = (
     KeyError,
     MemoryError,
     OverflowError,
-    RecursionError,
+    RuntimeError,
     TypeError,
     ValueError,
 )
@@ -81,7 +81,7 @@ def open_pickle(path: Path) -> dict[str, Entry]:
     except zipfile.BadZipFile as error:
         raise PickleError(f"{error}, expected a whole zip") from error
     except BROKEN as error:
-        raise PickleError(f"a broken pickle: {type(error).__name__} {error}") from error
+        raise PickleError(f"broken: {type(error).__name__} {error}") from error
     return {name: _entry(path, view) for name, view in _named(values).items()}
 
 
