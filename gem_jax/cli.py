@@ -39,6 +39,7 @@ VERBS = {
     "interpret": Verb("gem_jax.interpret", "Answer about one ECG and check each claim."),
     "export": Verb("gem_jax.weights.save", "Write a checkpoint in a Hugging Face layout."),
     "import": Verb("gem_jax.weights.load", "Read a Hugging Face checkpoint into ours."),
+    "verify": Verb("gem_jax.verify", "Compare a checkpoint with the original's outputs."),
 }
 
 # What the system may say of a path or disk of the user's.
