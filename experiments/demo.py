@@ -57,7 +57,7 @@ def model() -> GemConfig:
         ecg_projector="linear",
         mm_projector="mlp2x_gelu",
         bos_token_id=1,
-        eos_token_id=2,
+        eos_token_ids=(2,),
         pad_token_id=0,
         image_mode="pad",
         max_length=MAX_LENGTH,

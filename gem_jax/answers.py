@@ -8,10 +8,9 @@ from tokenizers import Tokenizer
 
 from data_prep.records import Record
 from gem_jax import checkpoint
-from gem_jax.data import as_arrays, page_array, prompt_row, stack
+from gem_jax.data import as_arrays, ecg_of, page_tiles, prompt_row, stack
 from gem_jax.generate import generate
 from gem_jax.models.gem import GemConfig
-from gem_jax.preprocess import ecg_array
 from gem_jax.tokens import load_tokenizer
 
 # Prompts are padded to a multiple of this: few lengths, few compilations.
@@ -64,8 +63,8 @@ def answer(
         shown = slice(first, first + batch_size)
         columns: list[list] = [
             rows[shown],
-            [ecg_array(record, model.config.ecg) for record in records[shown]],
-            [page_array(record, model.config) for record in records[shown]],
+            [ecg_of(record, model.config) for record in records[shown]],
+            [page_tiles(record, model.config) for record in records[shown]],
         ]
         count = len(columns[0])
         batch = stack(*(column + column[:1] * (batch_size - count) for column in columns))

@@ -165,11 +165,17 @@ def from_dict(kind: type[T], values: Any, where: str) -> T:
 def _field(hint: Any, value: Any, where: str) -> Any:
     if dataclasses.is_dataclass(hint):
         return from_dict(hint, value, where)  # type: ignore[arg-type]
-    if typing.get_origin(hint) is tuple and isinstance(value, list):
-        return tuple(value)
-    if isinstance(hint, types.UnionType) and value is None:
-        return None
-    return value
+    if isinstance(hint, types.UnionType):
+        if value is None:
+            return None
+        (kind,) = [arm for arm in typing.get_args(hint) if arm is not types.NoneType]
+        return _field(kind, value, where)
+    return _tuples(value)
+
+
+def _tuples(value: Any) -> Any:
+    """Returns JSON's lists as the tuples that they were: a config can be hashed."""
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
 def model_from_dict(values: dict[str, Any]) -> GemConfig:

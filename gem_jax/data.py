@@ -24,7 +24,7 @@ from gem_jax.config import Config, ConfigError
 from gem_jax.dense import qrs_targets, summary_targets, wave_targets
 from gem_jax.models.gem import Batch, GemConfig
 from gem_jax.models.pretrain import DenseTargets
-from gem_jax.preprocess import MODEL_RATE_HZ, ecg_array, image_array
+from gem_jax.preprocess import MODEL_RATE_HZ, ecg_array, image_tiles
 from gem_jax.tokens import IMAGE, Row, encode, template, turns_of
 
 # A small page holds all that the tiny image encoders resolve, and is drawn in a few milliseconds.
@@ -42,10 +42,19 @@ class TrainBatch:
     squared_lengths: int
 
 
-def page_array(record: Record, config: GemConfig) -> np.ndarray:
-    """Returns the record's page as the image encoder takes it."""
-    page = render.render(record, dpi=PAGE_DPI)
-    return image_array(page.image, config.vision, config.image_mode)
+def ecg_of(record: Record, config: GemConfig) -> np.ndarray | None:
+    """Returns the record, (L, N), as the ECG encoder takes it; None where the model has none."""
+    return ecg_array(record, config.ecg) if config.ecg else None
+
+
+def page_tiles(record: Record, config: GemConfig) -> np.ndarray:
+    """Returns the tiles of the record's page, (I, H, W, 3), as the image encoder takes them."""
+    if config.vision is None:
+        raise ConfigError(
+            "model: got a language model alone, expected one with an image encoder: it is asked "
+            "about an ECG; import a GEM, LLaVA or PULSE folder"
+        )
+    return image_tiles(render.render(record, dpi=PAGE_DPI).image, config)
 
 
 def prompt_row(tokenizer: Tokenizer, config: GemConfig, question: str, length: int) -> Row:
@@ -61,11 +70,13 @@ def prompt_row(tokenizer: Tokenizer, config: GemConfig, question: str, length: i
     )
 
 
-def stack(rows: list[Row], ecgs: list[np.ndarray], images: list[np.ndarray]) -> Batch:
-    """Returns the rows, records and pages as one batch of host arrays."""
+def stack(rows: list[Row], ecgs: list[np.ndarray | None], images: list[np.ndarray]) -> Batch:
+    """Returns the rows as one batch of host arrays; either every row has a medium or none has."""
     fields = ("tokens", "positions", "segments", "media_index", "targets", "loss_mask")
     columns = {field: np.stack([getattr(row, field) for row in rows]) for field in fields}
-    return Batch(**columns, ecg=np.stack(ecgs), image=np.stack(images))
+    signals = [ecg for ecg in ecgs if ecg is not None]
+    ecg = np.stack(signals)[:, None] if signals else None
+    return Batch(**columns, ecg=ecg, image=np.stack(images) if images else None)
 
 
 def augmented(
@@ -132,16 +143,16 @@ class MakeRow(grain.transforms.RandomMap):
         made: dict[str, Any] = {
             "id": example.id,
             "row": row,
-            "ecg": ecg_array(record, config.model.ecg),
+            "ecg": ecg_of(record, config.model),
         }
         if dense:
-            size = config.model.vision.image_size
-            made["image"] = np.zeros((size, size, 3), np.float32)
-            made["waves"] = wave_targets(measured, config.model.ecg, MODEL_RATE_HZ)
-            made["qrs"] = qrs_targets(measured, config.model.ecg, MODEL_RATE_HZ)
+            ecg = config.model.ecg
+            assert ecg is not None  # the objective's model was built before
+            made["waves"] = wave_targets(measured, ecg, MODEL_RATE_HZ)
+            made["qrs"] = qrs_targets(measured, ecg, MODEL_RATE_HZ)
             made["summary"] = summary_targets(measured)
         else:
-            made["image"] = page_array(record, config.model)
+            made["image"] = page_tiles(record, config.model)
         return made
 
 
@@ -156,7 +167,9 @@ def collate(made: list[dict[str, Any]]) -> TrainBatch:
             summary=np.stack([one["summary"] for one in made]),
         )
     return TrainBatch(
-        batch=stack(rows, [one["ecg"] for one in made], [one["image"] for one in made]),
+        batch=stack(
+            rows, [one["ecg"] for one in made], [one["image"] for one in made if "image" in one]
+        ),
         dense=dense,
         record_ids=tuple(one["id"] for one in made),
         num_tokens=sum(row.length for row in rows),

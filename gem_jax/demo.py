@@ -194,9 +194,8 @@ def logit_difference(out: Path, first: Path, second: Path) -> float:
     import jax.numpy as jnp
 
     from gem_jax import answers
-    from gem_jax.data import as_arrays, page_array, prompt_row, stack
+    from gem_jax.data import as_arrays, ecg_of, page_tiles, prompt_row, stack
     from gem_jax.models.gem import Gem
-    from gem_jax.preprocess import ecg_array
     from gem_jax.tasks import claims
 
     case = claims.load(_shard(out, "test"))[0]
@@ -204,7 +203,7 @@ def logit_difference(out: Path, first: Path, second: Path) -> float:
     for path in (first, second):
         model = answers.load_model(path)
         row = prompt_row(model.tokenizer, model.config, case.question, model.config.max_length)
-        ecg, page = ecg_array(case.record, model.config.ecg), page_array(case.record, model.config)
+        ecg, page = ecg_of(case.record, model.config), page_tiles(case.record, model.config)
         batch = as_arrays(stack([row], [ecg], [page]))
         said: Any = jax.jit(Gem(model.config).apply)({"params": model.params}, batch)
         logits.append(said[0, : row.length])

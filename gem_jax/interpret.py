@@ -85,7 +85,8 @@ def interpret(model: Any, record: Record, question: str, max_new_tokens: int) ->
     from gem_jax import answers
     from gem_jax.preprocess import seen
 
-    record = seen(record, model.config.ecg)
+    if model.config.ecg:
+        record = seen(record, model.config.ecg)
     measured = measure(record)
     texts = answers.answer(model, [record], [question], max_new_tokens=max_new_tokens, batch_size=1)
     text = next(texts)

@@ -9,7 +9,10 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from gem_jax.config import ConfigError, OptimizerConfig
 
-PARTS = ("ecg_tower", "vision_tower", "ecg_projector", "mm_projector", "llm", "dense_head")
+PARTS = (
+    *("ecg_tower", "vision_tower", "ecg_projector", "mm_projector", "image_newline", "llm"),
+    "dense_head",
+)
 
 
 def schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:

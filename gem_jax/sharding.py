@@ -31,6 +31,7 @@ PARAM_RULES: tuple[tuple[str, P], ...] = (
     (r"llm/layers/mlp/down_proj/kernel", P(None, "tensor", "fsdp")),
     (r"(ecg|mm)_projector/(linear|\d+)/kernel", P("fsdp", "tensor")),
     (r"(ecg|mm)_projector/(linear|\d+)/bias", P("tensor")),
+    (r"image_newline", P()),
     (r"ecg_tower/(class|positional)_embedding", P()),
     (r"ecg_tower/conv1/kernel", P(None, None, "fsdp")),
     (r"ecg_tower/ln_(pre|post)/(scale|bias)", P()),

@@ -12,11 +12,11 @@ from data_prep.claims import check, parse
 from data_prep.shards import read_shard, shard_files
 from gem_jax import data
 from gem_jax.config import ConfigError
-from gem_jax.data import augmented, ids_hash, page_array, prompt_row, stack, train_batches
+from gem_jax.data import augmented, ids_hash, page_tiles, prompt_row, stack, train_batches
 from gem_jax.preprocess import ecg_array
 from gem_jax.tokens import load_tokenizer
 
-EOS = tiny.MODEL.eos_token_id
+EOS = tiny.MODEL.eos_token_ids[0]
 
 
 @pytest.fixture(scope="module")
@@ -81,8 +81,8 @@ def test_without_augmentation_the_record_is_itself(prepared, tokenizer, examples
     known = {one.id: one for one in examples}
     for row, name in enumerate(made.record_ids):
         record = known[name].signal()
-        np.testing.assert_array_equal(made.batch.ecg[row], ecg_array(record, tiny.MODEL.ecg))
-        np.testing.assert_array_equal(made.batch.image[row], page_array(record, tiny.MODEL))
+        np.testing.assert_array_equal(made.batch.ecg[row, 0], ecg_array(record, tiny.MODEL.ecg))
+        np.testing.assert_array_equal(made.batch.image[row], page_tiles(record, tiny.MODEL))
         told = tokenizer.decode(list(made.batch.targets[row][made.batch.loss_mask[row]]))
         assert told.strip() == known[name].conversations[1]["value"]
 
@@ -158,11 +158,11 @@ def test_stacked_rows_keep_their_order(tokenizer, examples):
     rows = [prompt_row(tokenizer, tiny.MODEL, question, 60) for question in questions]
     records = [one.signal() for one in examples[:2]]
     ecgs = [ecg_array(record, tiny.MODEL.ecg) for record in records]
-    pages = [page_array(record, tiny.MODEL) for record in records]
+    pages = [page_tiles(record, tiny.MODEL) for record in records]
     batch = stack(rows, ecgs, pages)
     for number in range(2):
         np.testing.assert_array_equal(batch.tokens[number], rows[number].tokens)
-        np.testing.assert_array_equal(batch.ecg[number], ecgs[number])
+        np.testing.assert_array_equal(batch.ecg[number, 0], ecgs[number])
         np.testing.assert_array_equal(batch.image[number], pages[number])
     assert not np.array_equal(pages[0], pages[1])
 

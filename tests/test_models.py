@@ -107,7 +107,7 @@ def test_ecg_features_pass_both_projectors(batch):
 
     assert moved("mm_projector").all()
     assert moved("ecg_projector").tolist() == [True] * count + [False] * (tiny.MEDIA - count)
-    tokens, _ = ecg_tokens(params["ecg_tower"], batch.ecg)
+    tokens, _ = ecg_tokens(params["ecg_tower"], batch.ecg[:, 0])
     between = compiled(Projector("linear", 16))(params["ecg_projector"], tokens)
     both = compiled(Projector("mlp2x_gelu", 32))(params["mm_projector"], between)
     np.testing.assert_allclose(before[:, :count], both, atol=1e-5)
@@ -131,7 +131,7 @@ def test_the_encoders_read_what_lies_under_a_token():
 
 
 def test_the_selected_layer_is_counted_from_the_end():
-    image = jnp.asarray(tiny.batch(1).image)
+    image = jnp.asarray(tiny.batch(1).image[:, 0])
     config = ClipConfig(32, 16, 16, 3, 2, 32, select_layer=-2)
     shapes = jax.eval_shape(ClipEncoder(config).init, jax.random.key(0), image)["params"]
     params = tiny.drawn(shapes)
@@ -207,6 +207,10 @@ def test_stage_0_reads_every_token_and_the_text(batch):
     assert logits.shape == (2, 40, tiny.MODEL.llm.vocab_size)
 
 
+def changed(**fields):
+    return dataclasses.replace(tiny.MODEL, **fields)
+
+
 @pytest.mark.parametrize(
     ("make", "field"),
     [
@@ -216,9 +220,12 @@ def test_stage_0_reads_every_token_and_the_text(batch):
         (lambda: ClipConfig(32, 16, 16, 1, 2, 32, activation="x"), "vision.activation: got 'x'"),
         (lambda: LlmConfig(9, 32, 1, 4, 3, 8, 48, 1e4, 1e-5), "llm.num_heads: got 4"),
         (lambda: LlmConfig(9, 32, 1, 4, 2, 7, 48, 1e4, 1e-5), "llm.head_dim: got 7"),
-        (lambda: dataclasses.replace(tiny.MODEL, eos_token_id=400), "model.eos_token_id: got 400"),
-        (lambda: dataclasses.replace(tiny.MODEL, max_length=15), "model.max_length: got 15"),
-        (lambda: dataclasses.replace(tiny.MODEL, mm_projector="mlp0x_gelu"), "projector: got"),
+        (lambda: changed(eos_token_ids=(2, 400)), r"model.eos_token_ids\[1\]: got 400"),
+        (lambda: changed(max_length=15), "model.max_length: got 15"),
+        (lambda: changed(mm_projector="mlp0x_gelu"), "projector: got"),
+        (lambda: changed(patch_merge="spatial_unpad"), "model.patch_merge: got spatial_unpad"),
+        (lambda: changed(image_mode="anyres"), "model.grid_pinpoints: got none"),
+        (lambda: changed(vision=None), "model.ecg: got an ECG encoder without"),
     ],
 )
 def test_sizes_that_do_not_fit_are_refused(make, field):

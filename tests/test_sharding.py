@@ -25,8 +25,8 @@ def mesh() -> Mesh:
     return sharding.make_mesh(MeshConfig(2, 2, 2))
 
 
-def gem_7b(qkv_bias: bool = False) -> GemConfig:
-    llm = LlmConfig(32000, 4096, 32, 32, 32, 128, 11008, 10000.0, 1e-5, qkv_bias=qkv_bias)
+def gem_7b(family: str = "llama") -> GemConfig:
+    llm = LlmConfig(32000, 4096, 32, 32, 32, 128, 11008, 10000.0, 1e-5, family=family)
     ecg, vision = EcgConfig.coca_vit_b_32(), ClipConfig.vit_l_14_336()
     return GemConfig(ecg, vision, llm, "linear", "mlp2x_gelu", 1, 2, 0, "ori", 4096)
 
@@ -46,7 +46,7 @@ def stage_0_params(config: GemConfig):
         pytest.param(lambda: abstract_params(demo_model()), id="demo"),
         pytest.param(lambda: stage_0_params(demo_model()), id="stage 0"),
         pytest.param(lambda: abstract_params(gem_7b()), id="GEM-7B"),
-        pytest.param(lambda: abstract_params(gem_7b(qkv_bias=True)), id="Qwen"),
+        pytest.param(lambda: abstract_params(gem_7b(family="qwen2")), id="Qwen"),
     ],
 )
 def test_every_parameter_has_exactly_one_rule(params):
@@ -125,8 +125,8 @@ def random_batch(config: GemConfig, rows: int) -> Batch:
         media_index=np.tile(media, (rows, 1)),
         targets=tokens,
         loss_mask=np.ones((rows, length), bool),
-        ecg=rng.normal(size=(rows, config.ecg.num_leads, config.ecg.seq_length)).astype("f4"),
-        image=rng.normal(size=(rows, size, size, 3)).astype("f4"),
+        ecg=rng.normal(size=(rows, 1, config.ecg.num_leads, config.ecg.seq_length)).astype("f4"),
+        image=rng.normal(size=(rows, 1, size, size, 3)).astype("f4"),
     )
 
 

@@ -26,7 +26,7 @@ MODEL = GemConfig(
     ecg_projector="linear",
     mm_projector="mlp2x_gelu",
     bos_token_id=1,
-    eos_token_id=2,
+    eos_token_ids=(2,),
     pad_token_id=0,
     image_mode="pad",
     max_length=176,
@@ -92,8 +92,8 @@ def batch(rows: int = 2, length: int = 40, seed: int = 0) -> Batch:
         media_index=np.tile(media.astype(np.int32), (rows, 1)),
         targets=np.roll(tokens, -1, axis=1).astype(np.int32),
         loss_mask=real & (np.arange(length) > MEDIA + 4) & np.roll(real, -1, axis=1),
-        ecg=rng.normal(size=(rows, 12, MODEL.ecg.seq_length)).astype(np.float32),
-        image=rng.normal(size=(rows, size, size, 3)).astype(np.float32),
+        ecg=rng.normal(size=(rows, 1, 12, MODEL.ecg.seq_length)).astype(np.float32),
+        image=rng.normal(size=(rows, 1, size, size, 3)).astype(np.float32),
     )
 
 

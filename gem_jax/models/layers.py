@@ -5,6 +5,7 @@ width, F features.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
@@ -29,16 +30,57 @@ ACTIVATIONS: dict[str, Callable] = {
 }
 
 
+@dataclass(frozen=True)
+class RopeScaling:
+    """How rotary frequencies are stretched for a longer context, in Hugging Face's words."""
+
+    kind: str
+    """`linear`: all of them; `llama3`: the slow ones, with a smooth passage (LLaMA 3.1)."""
+    factor: float
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+    original_length: int = 8192
+
+    def __post_init__(self):
+        if self.kind not in ("linear", "llama3"):
+            raise ValueError(f"rope_scaling: got {self.kind!r}, expected linear or llama3")
+        if self.factor <= 0 or self.low_freq_factor >= self.high_freq_factor:
+            raise ValueError(
+                f"rope_scaling: got {self}, expected factor > 0 and low_freq_factor below "
+                "high_freq_factor"
+            )
+
+
+def inverse_frequencies(
+    half: int, theta: float, scaling: RopeScaling | None
+) -> Float[Array, "half"]:
+    """Returns the rotation per position, in radians, of each pair of coordinates."""
+    frequency = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
+    if scaling is None:
+        return frequency
+    slow = frequency / scaling.factor
+    if scaling.kind == "linear":
+        return slow
+    turns = scaling.original_length * frequency / (2 * jnp.pi)
+    low, high = scaling.low_freq_factor, scaling.high_freq_factor
+    share = jnp.clip((turns - low) / (high - low), 0.0, 1.0)
+    return (1 - share) * slow + share * frequency
+
+
 def rope(
-    x: Float[Array, "B T N H"], positions: Int[Array, "B T"], theta: float
+    x: Float[Array, "B T N H"],
+    positions: Int[Array, "B T"],
+    theta: float,
+    scaling: RopeScaling | None = None,
 ) -> Float[Array, "B T N H"]:
     """Returns x rotated by its position, in the half-split layout of Hugging Face's LLaMA.
 
     Angles are computed in float32; the result has the dtype of `x` (RoFormer, arXiv 2104.09864).
     """
     half = x.shape[-1] // 2
-    inverse_frequency = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
-    angle = positions[..., None, None].astype(jnp.float32) * inverse_frequency
+    angle = positions[..., None, None].astype(jnp.float32) * inverse_frequencies(
+        half, theta, scaling
+    )
     sin, cos = jnp.sin(angle), jnp.cos(angle)
     first, second = x[..., :half].astype(jnp.float32), x[..., half:].astype(jnp.float32)
     rotated = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
@@ -55,9 +97,10 @@ def attention(
     return jax.nn.dot_product_attention(q, k, v, mask=mask)
 
 
-def causal_mask(segments: Int[Array, "B T"]) -> Bool[Array, "B 1 T T"]:
-    """Returns True where a query may look: at its own segment, not ahead.
+def causal_mask(segments: Int[Array, "B T"], window: int | None = None) -> Bool[Array, "B 1 T T"]:
+    """Returns True where a query may look: at its own segment, not ahead, not beyond the window.
 
+    A `window` is the number of tokens seen, the query's own included (Mistral's sliding window).
     Segment 0 is padding: padded queries look at themselves alone, so that no row is empty and
     softmax stays finite; nothing looks at them.
     """
@@ -65,6 +108,8 @@ def causal_mask(segments: Int[Array, "B T"]) -> Bool[Array, "B 1 T T"]:
     same = segments[:, :, None] == segments[:, None, :]
     real = segments[:, None, :] > 0
     causal = jnp.tril(jnp.ones((length, length), bool))
+    if window is not None:
+        causal &= ~jnp.tril(causal, -window)
     return ((same & real & causal) | jnp.eye(length, dtype=bool))[:, None]
 
 

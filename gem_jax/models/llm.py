@@ -1,4 +1,4 @@
-"""The language model: the LLaMA family's decoder (LLaMA/Vicuna, Qwen2 by `qkv_bias`).
+"""The language model: the LLaMA family's decoder (LLaMA and Vicuna, Mistral, Qwen2 and 2.5).
 
 One block is scanned over the stacked layers. The key/value cache is an argument and a result, so
 the same module trains, prefills and decodes. Axes: B batch, T tokens, S cached tokens, N heads,
@@ -12,9 +12,11 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
-from gem_jax.models.layers import attention, merge_heads, rope, split_heads
+from gem_jax.models.layers import RopeScaling, attention, merge_heads, rope, split_heads
 
 Cache = dict[str, jax.Array]
+
+FAMILIES = ("llama", "mistral", "qwen2")
 
 
 @dataclass(frozen=True)
@@ -30,13 +32,23 @@ class LlmConfig:
     mlp_dim: int
     rope_theta: float
     norm_eps: float
-    qkv_bias: bool = False
+    family: str = "llama"
+    """Official architecture, of `FAMILIES`; Qwen2's queries, keys and values have biases."""
     tie_embeddings: bool = False
+    sliding_window: int | None = None
+    """Tokens that a query sees, its own included (Mistral 7B v0.1: 4096); None: all before it."""
+    rope_scaling: RopeScaling | None = None
     remat: bool = False
     dtype: str = "float32"
     param_dtype: str = "float32"
 
     def __post_init__(self):
+        if self.family not in FAMILIES:
+            raise ValueError(f"llm.family: got {self.family!r}, expected one of {FAMILIES}")
+        if self.sliding_window is not None and self.sliding_window < 1:
+            raise ValueError(
+                f"llm.sliding_window: got {self.sliding_window}, expected at least 1 token, or None"
+            )
         if self.num_heads % self.num_kv_heads:
             raise ValueError(
                 f"llm.num_heads: got {self.num_heads}, expected a multiple of num_kv_heads "
@@ -44,6 +56,11 @@ class LlmConfig:
             )
         if self.head_dim % 2:
             raise ValueError(f"llm.head_dim: got {self.head_dim}, expected an even number (rope)")
+
+    @property
+    def qkv_bias(self) -> bool:
+        """Whether queries, keys and values have biases."""
+        return self.family == "qwen2"
 
 
 class SelfAttention(nn.Module):
@@ -62,8 +79,9 @@ class SelfAttention(nn.Module):
             )
             return split_heads(flat, cfg.head_dim)
 
-        q = rope(heads("q_proj", cfg.num_heads), positions, cfg.rope_theta)
-        k = rope(heads("k_proj", cfg.num_kv_heads), positions, cfg.rope_theta)
+        rotation = (cfg.rope_theta, cfg.rope_scaling)
+        q = rope(heads("q_proj", cfg.num_heads), positions, *rotation)
+        k = rope(heads("k_proj", cfg.num_kv_heads), positions, *rotation)
         v = heads("v_proj", cfg.num_kv_heads)
         if cache is not None:
             k = jax.lax.dynamic_update_slice_in_dim(cache["k"], k, start, axis=1)

@@ -60,12 +60,16 @@ class Pretrain(nn.Module):
     config: GemConfig
 
     def setup(self):
-        self.ecg_tower = EcgEncoder(self.config.ecg)
+        ecg = self.config.ecg
+        if ecg is None:
+            raise ValueError("model.ecg: got none, expected the ECG encoder that stage 0 trains")
+        self.ecg_tower = EcgEncoder(ecg)
         self.llm = Llm(self.config.llm)
-        self.dense_head = DenseHead(self.config.ecg.num_leads)
+        self.dense_head = DenseHead(ecg.num_leads)
 
     def __call__(self, batch: Batch) -> tuple[dict[str, jax.Array], Float[Array, "B T V"]]:
-        ecg_tokens, _ = self.ecg_tower(batch.ecg)
+        assert batch.ecg is not None
+        ecg_tokens, _ = self.ecg_tower(batch.ecg[:, 0])
         embedded = self.llm.embed(batch.tokens)
         logits, _ = self.llm(embedded, batch.positions, causal_mask(batch.segments))
         return self.dense_head(ecg_tokens), logits
