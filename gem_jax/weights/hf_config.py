@@ -4,19 +4,19 @@ Every key is either read, or must have the one value that is computed here, or i
 changing nothing; any other is refused by name.
 """
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from gem_jax.models.gem import GemConfig
 from gem_jax.models.layers import projector_depth
-from gem_jax.models.llm import LlmConfig
 from gem_jax.weights.files import WeightsError, read_json
+from gem_jax.weights.llm_config import check_llm, llm_json, read_ids, read_llm
 from gem_jax.weights.tower_config import (
     GENERIC_FIXED,
     GENERIC_INERT,
     build,
-    check_keys,
     ecg_name,
     read_ecg,
     read_vision,
@@ -27,6 +27,7 @@ from gem_jax.weights.tower_config import (
 
 LLAMA = "LlavaLlamaForCausalLM"
 QWEN = "LlavaQwenForCausalLM"
+FAMILY = {LLAMA: "llama", QWEN: "qwen2"}
 MODEL_TYPES = {LLAMA: "llava_llama", QWEN: "llava_qwen"}
 # The original takes the conversation template from the folder's name; a model that was trained
 # with another than its architecture's says so by a key of ours, which transformers carries along.
@@ -40,7 +41,8 @@ TRANSFORMERS_VERSION = "4.37.2"
 READ = words(
     """
     architectures bos_token_id conversation_template ecg_hidden_size ecg_projector_type
-    eos_token_id head_dim hidden_size image_aspect_ratio intermediate_size max_position_embeddings
+    eos_token_id head_dim hidden_size image_aspect_ratio image_grid_pinpoints
+    mm_patch_merge_type tokenizer_padding_side intermediate_size max_position_embeddings
     mm_ecg_tower mm_hidden_size mm_projector_type mm_vision_select_layer mm_vision_tower
     num_attention_heads num_hidden_layers num_key_value_heads open_clip_config pad_token_id
     rms_norm_eps rope_theta tie_word_embeddings tokenizer_model_max_length
@@ -48,30 +50,17 @@ READ = words(
     """
 )
 FIXED: dict[str, tuple] = GENERIC_FIXED | {
-    "attention_dropout": (0.0,),
-    "hidden_act": ("silu",),
-    "image_aspect_ratio": ("ori", "pad"),
-    "mm_patch_merge_type": ("flat",),
     "mm_resampler_type": (None,),
     "mm_use_im_patch_token": (False,),
     "mm_use_im_start_end": (False,),
     "mm_vision_select_feature": ("patch",),
-    "pretraining_tp": (1,),
-    "rope_scaling": (None,),
-    "tokenizer_padding_side": ("right",),
     "use_mm_proj": (True,),
-    "use_sliding_window": (False,),
 }
-# What LlamaConfig writes and Qwen2Config does not know.
-LLAMA_ONLY = {"attention_bias": False, "pretraining_tp": 1}
-LLAMA_FIXED = {"attention_bias": (False,), "mlp_bias": (False,), "sliding_window": (None,)}
-# Qwen2 attends to a window only where `use_sliding_window` says so.
-QWEN_INERT = frozenset({"max_window_layers", "sliding_window"})
 # How it was trained, what only `anyres` pages use, and what generation is given otherwise.
 INERT = GENERIC_INERT | words(
     """
     ecg_projector_lr freeze_mm_mlp_adapter freeze_mm_vision_resampler image_crop_resolution
-    image_grid_pinpoints image_split_resolution mm_projector_lr mm_tunable_parts
+    image_split_resolution mm_projector_lr mm_tunable_parts
     mm_vision_tower_lr tune_mm_mlp_adapter tune_mm_vision_resampler
     """
 )
@@ -87,7 +76,7 @@ class Official:
     """True: the checkpoint's own vision tensors count; else those of `vision_dir` do."""
 
 
-def read_official(folder: Path, vision: Path | None) -> Official:
+def read_official(folder: Path, vision: Path | None, newline: bool) -> Official:
     """Returns what config.json in `folder` says; `vision` replaces its mm_vision_tower.
 
     Raises:
@@ -96,8 +85,12 @@ def read_official(folder: Path, vision: Path | None) -> Official:
     where = folder / "config.json"
     values = read_json(where)
     architecture = _architecture(values, where)
-    fixed = FIXED | (LLAMA_FIXED if architecture == LLAMA else {})
-    check_keys(values, where, READ, fixed, INERT | (QWEN_INERT if architecture == QWEN else set()))
+    family = FAMILY[architecture]
+    # The keys that the language model's own table judges are in neither of the others.
+    inert = INERT - frozenset({"bos_token_id", "eos_token_id", "pad_token_id"})
+    check_llm(values, where, family, READ, FIXED, inert)
+    generation = folder / "generation_config.json"
+    more = read_json(generation) if generation.is_file() else {}
     vision_dir = vision or _vision_dir(folder, values, where)
     vision_config = read_vision(vision_dir, value(values, "mm_vision_select_layer", int, where))
     ecg_config = read_ecg(_ecg_dir(folder, values, where), values.get("open_clip_config"))
@@ -105,21 +98,20 @@ def read_official(folder: Path, vision: Path | None) -> Official:
     _agree(values, "ecg_hidden_size", ecg_config.width, folder, where)
     for key in ("ecg_projector_type", "mm_projector_type"):
         build(projector_depth, f"{where}: {key}", kind=value(values, key, str, where))
-    bos = value(values, "bos_token_id", int, where)
     length = values.get("max_position_embeddings")
     config = build(
         GemConfig,
         where,
         ecg=ecg_config,
         vision=vision_config,
-        llm=_read_llm(values, architecture, where),
+        llm=read_llm(values, where, family),
         ecg_projector=value(values, "ecg_projector_type", str, where),
         mm_projector=value(values, "mm_projector_type", str, where),
-        bos_token_id=bos,
-        eos_token_id=value(values, "eos_token_id", int, where),
-        # Nothing attends to padding: any row serves. LLaVA pads with <unk>, row 0; Qwen2's
-        # config names none and its <|endoftext|> is the bos.
-        pad_token_id=value(values, "pad_token_id", int, where, 0 if architecture == LLAMA else bos),
+        **read_ids(values, more, where, family),
+        patch_merge=value(values, "mm_patch_merge_type", str, where, "flat"),
+        grid_pinpoints=_pinpoints(values, where),
+        image_newline=newline,
+        padding_side=value(values, "tokenizer_padding_side", str, where, "right"),
         image_mode=value(values, "image_aspect_ratio", str, where, "ori"),
         max_length=size(values, "tokenizer_model_max_length", where, length),
         template=value(values, TEMPLATE_KEY, str, where, TEMPLATES[architecture]),
@@ -137,27 +129,24 @@ def config_json(config: GemConfig) -> dict[str, Any]:
     _require_expressible(config)
     llm = config.llm
     architecture = QWEN if llm.qkv_bias else LLAMA
-    own: dict[str, Any] = {"use_sliding_window": False} if llm.qkv_bias else LLAMA_ONLY
+    own = llm_json(llm)
+    if config.grid_pinpoints:
+        own["image_grid_pinpoints"] = [list(pair) for pair in config.grid_pinpoints]
     if config.template != TEMPLATES[architecture]:
         own = own | {TEMPLATE_KEY: config.template}
     return {
         "architectures": [architecture],
-        "attention_dropout": 0.0,
         "bos_token_id": config.bos_token_id,
         "ecg_hidden_size": config.ecg.width,
         "ecg_projector_lr": None,
         "ecg_projector_type": config.ecg_projector,
-        "eos_token_id": config.eos_token_id,
+        "eos_token_id": config.eos_token_ids[0],
         "freeze_mm_mlp_adapter": False,
-        "hidden_act": "silu",
-        "hidden_size": llm.hidden_dim,
         "image_aspect_ratio": config.image_mode,
-        "initializer_range": 0.02,
-        "intermediate_size": llm.mlp_dim,
         "max_position_embeddings": config.max_length,
         "mm_ecg_tower": f"{ECG_DIR}/{ecg_name(config.ecg)}.safetensors",
         "mm_hidden_size": config.vision.hidden_dim,
-        "mm_patch_merge_type": "flat",
+        "mm_patch_merge_type": config.patch_merge,
         "mm_projector_lr": None,
         "mm_projector_type": config.mm_projector,
         "mm_use_im_patch_token": False,
@@ -166,23 +155,13 @@ def config_json(config: GemConfig) -> dict[str, Any]:
         "mm_vision_select_layer": config.vision.select_layer,
         "mm_vision_tower": VISION_DIR,
         "model_type": MODEL_TYPES[architecture],
-        "num_attention_heads": llm.num_heads,
-        "num_hidden_layers": llm.num_layers,
-        "num_key_value_heads": llm.num_kv_heads,
         "open_clip_config": ecg_name(config.ecg),
         "pad_token_id": config.pad_token_id,
-        "rms_norm_eps": llm.norm_eps,
-        "rope_scaling": None,
-        "rope_theta": llm.rope_theta,
-        "tie_word_embeddings": llm.tie_embeddings,
         "tokenizer_model_max_length": config.max_length,
-        "tokenizer_padding_side": "right",
-        "torch_dtype": llm.param_dtype,
+        "tokenizer_padding_side": config.padding_side,
         "transformers_version": TRANSFORMERS_VERSION,
         "tune_mm_mlp_adapter": False,
-        "use_cache": True,
         "use_mm_proj": True,
-        "vocab_size": llm.vocab_size,
         **own,
     }
 
@@ -192,7 +171,7 @@ def generation_json(config: GemConfig) -> dict[str, Any]:
     return {
         "_from_model_config": True,
         "bos_token_id": config.bos_token_id,
-        "eos_token_id": config.eos_token_id,
+        "eos_token_id": config.eos_token_ids[0],
         "pad_token_id": config.pad_token_id,
         "transformers_version": TRANSFORMERS_VERSION,
     }
@@ -203,7 +182,6 @@ def _require_expressible(config: GemConfig) -> None:
     for field, got, expected in (
         ("llm.head_dim", llm.head_dim, (llm.hidden_dim / llm.num_heads,)),
         ("ecg.norm_eps", config.ecg.norm_eps, (1e-5,)),
-        ("image_mode", config.image_mode, FIXED["image_aspect_ratio"]),
     ):
         if got not in expected:
             raise WeightsError(
@@ -221,24 +199,19 @@ def _architecture(values: dict, where: Path) -> str:
     return found[0]
 
 
-def _read_llm(values: dict, architecture: str, where: Path) -> LlmConfig:
-    heads = size(values, "num_attention_heads", where)
-    hidden = size(values, "hidden_size", where)
-    return build(
-        LlmConfig,
-        where,
-        vocab_size=size(values, "vocab_size", where),
-        hidden_dim=hidden,
-        num_layers=size(values, "num_hidden_layers", where),
-        num_heads=heads,
-        num_kv_heads=size(values, "num_key_value_heads", where, heads),
-        head_dim=size(values, "head_dim", where, hidden // heads),
-        mlp_dim=size(values, "intermediate_size", where),
-        rope_theta=value(values, "rope_theta", float, where, 10000.0),
-        norm_eps=value(values, "rms_norm_eps", float, where),
-        qkv_bias=architecture == QWEN,
-        tie_embeddings=value(values, "tie_word_embeddings", bool, where, False),
-    )
+def _pinpoints(values: dict, where: Path) -> tuple[tuple[int, int], ...]:
+    """Returns the canvases of anyres, (width, height), given as a list or as its text."""
+    given = values.get("image_grid_pinpoints")
+    try:
+        found = (
+            json.loads(given.replace("(", "[").replace(")", "]")) if type(given) is str else given
+        )
+        pairs = tuple((width, height) for width, height in found or ())
+    except (TypeError, ValueError) as error:
+        raise WeightsError(
+            f"{where}: image_grid_pinpoints: got {given!r}, expected pairs of width and height"
+        ) from error
+    return pairs
 
 
 def _vision_dir(folder: Path, values: dict, where: Path) -> Path:

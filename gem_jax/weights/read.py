@@ -10,7 +10,7 @@ from flax import traverse_util
 from gem_jax.models.gem import GemConfig, abstract_params
 from gem_jax.weights.files import Shards, open_folder, refuse, some
 from gem_jax.weights.hf_config import Official, read_official
-from gem_jax.weights.names import VISION_PREFIX, Slot, gem_slots, vision_slots
+from gem_jax.weights.names import NEWLINE, VISION_PREFIX, Slot, gem_slots, vision_slots
 
 # Tables that older releases of transformers saved and that follow from the config.
 DERIVED = (".rotary_emb.inv_freq", ".embeddings.position_ids")
@@ -27,7 +27,7 @@ def read_gem(source: Path, vision: Path | None = None) -> tuple[GemConfig, dict]
         WeightsError: once, naming all tensors that are missing, unknown, repeated, of a wrong
             shape or of a dtype unlike the rest of their part.
     """
-    official = read_official(source, vision)
+    official = read_official(source, vision, NEWLINE in open_folder(source).entries)
     sources = _sources(source, official)
     shapes = _flat(abstract_params(official.config))
     refuse(source, [text for shards, slots in sources for text in _problems(shards, slots, shapes)])
@@ -56,7 +56,7 @@ def _sources(source: Path, official: Official) -> list[tuple[Shards, dict[str, S
     kept = {name: e for name, e in tower.entries.items() if not name.startswith(CLIP_TEXT)}
     return [
         (Shards(source, own), slots),
-        (Shards(tower.folder, kept), vision_slots(official.config, "")),
+        (Shards(tower.folder, kept), vision_slots(official.config.vision, "")),
     ]
 
 

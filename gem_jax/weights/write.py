@@ -45,11 +45,11 @@ def _write_towers(folder: Path, config: GemConfig, params: dict, shard_bytes: in
     vision, ecg = folder / VISION_DIR, folder / ECG_DIR
     vision.mkdir()
     write_vision(vision, config.vision)
-    write_folder(vision, _tensors(params, vision_slots(config, "")), shard_bytes)
+    write_folder(vision, _tensors(params, vision_slots(config.vision, "")), shard_bytes)
     ecg.mkdir()
     name = ecg_name(config.ecg)
     write_json(ecg / f"{name}.json", ecg_json(config.ecg))
-    tensors = dict(_tensors(params, ecg_slots(config, ECG_FILE_PREFIX)))
+    tensors = dict(_tensors(params, ecg_slots(config.ecg, ECG_FILE_PREFIX)))
     write_file(ecg / f"{name}.safetensors", tensors)
 
 
