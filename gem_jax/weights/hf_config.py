@@ -27,11 +27,12 @@ from gem_jax.weights.tower_config import (
 
 LLAMA = "LlavaLlamaForCausalLM"
 QWEN = "LlavaQwenForCausalLM"
-FAMILY = {LLAMA: "llama", QWEN: "qwen2"}
-MODEL_TYPES = {LLAMA: "llava_llama", QWEN: "llava_qwen"}
+MISTRAL = "LlavaMistralForCausalLM"
+FAMILY = {LLAMA: "llama", QWEN: "qwen2", MISTRAL: "mistral"}
+MODEL_TYPES = {LLAMA: "llava_llama", QWEN: "llava_qwen", MISTRAL: "llava_mistral"}
 # The original takes the conversation template from the folder's name; a model that was trained
 # with another than its architecture's says so by a key of ours, which transformers carries along.
-TEMPLATES = {LLAMA: "vicuna_v1", QWEN: "qwen"}
+TEMPLATES = {LLAMA: "vicuna_v1", QWEN: "qwen", MISTRAL: "vicuna_v1"}
 TEMPLATE_KEY = "conversation_template"
 VISION_DIR = "clip_vision"
 ECG_DIR = "ecg_tower"
@@ -93,11 +94,13 @@ def read_official(folder: Path, vision: Path | None, newline: bool) -> Official:
     more = read_json(generation) if generation.is_file() else {}
     vision_dir = vision or _vision_dir(folder, values, where)
     vision_config = read_vision(vision_dir, value(values, "mm_vision_select_layer", int, where))
-    ecg_config = read_ecg(_ecg_dir(folder, values, where), values.get("open_clip_config"))
+    ecg_config = None
+    if values.get("mm_ecg_tower") is not None:  # LLaVA and PULSE have none
+        ecg_config = read_ecg(_ecg_dir(folder, values, where), values.get("open_clip_config"))
+        _agree(values, "ecg_hidden_size", ecg_config.width, folder, where)
     _agree(values, "mm_hidden_size", vision_config.hidden_dim, vision_dir, where)
-    _agree(values, "ecg_hidden_size", ecg_config.width, folder, where)
     for key in ("ecg_projector_type", "mm_projector_type"):
-        build(projector_depth, f"{where}: {key}", kind=value(values, key, str, where))
+        build(projector_depth, f"{where}: {key}", kind=value(values, key, str, where, "linear"))
     length = values.get("max_position_embeddings")
     config = build(
         GemConfig,
@@ -105,8 +108,10 @@ def read_official(folder: Path, vision: Path | None, newline: bool) -> Official:
         ecg=ecg_config,
         vision=vision_config,
         llm=read_llm(values, where, family),
-        ecg_projector=value(values, "ecg_projector_type", str, where),
-        mm_projector=value(values, "mm_projector_type", str, where),
+        ecg_projector=value(values, "ecg_projector_type", str, where, "linear")
+        if ecg_config
+        else "identity",
+        mm_projector=value(values, "mm_projector_type", str, where, "linear"),
         **read_ids(values, more, where, family),
         patch_merge=value(values, "mm_patch_merge_type", str, where, "flat"),
         grid_pinpoints=_pinpoints(values, where),

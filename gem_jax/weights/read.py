@@ -116,13 +116,15 @@ def _with_dtypes(config: GemConfig, sources: list[tuple[Shards, dict[str, Slot]]
         for name, slot in slots.items()
     }
 
-    ecg, vision, llm = (stored[part] for part in ("ecg_tower", "vision_tower", "llm"))
-    return dataclasses.replace(
-        config,
-        ecg=dataclasses.replace(config.ecg, param_dtype=ecg, dtype=_compute_dtype(ecg)),
-        vision=dataclasses.replace(config.vision, param_dtype=vision, dtype=_compute_dtype(vision)),
-        llm=dataclasses.replace(config.llm, param_dtype=llm, dtype=_compute_dtype(llm)),
-    )
+    parts = {"ecg": "ecg_tower", "vision": "vision_tower", "llm": "llm"}
+    typed = {
+        field: dataclasses.replace(
+            getattr(config, field), param_dtype=stored[part], dtype=_compute_dtype(stored[part])
+        )
+        for field, part in parts.items()
+        if part in stored
+    }
+    return dataclasses.replace(config, **typed)
 
 
 def _compute_dtype(stored: str) -> str:
