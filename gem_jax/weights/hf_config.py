@@ -32,7 +32,7 @@ FAMILY = {LLAMA: "llama", QWEN: "qwen2", MISTRAL: "mistral"}
 MODEL_TYPES = {LLAMA: "llava_llama", QWEN: "llava_qwen", MISTRAL: "llava_mistral"}
 # The original takes the conversation template from the folder's name; a model that was trained
 # with another than its architecture's says so by a key of ours, which transformers carries along.
-TEMPLATES = {LLAMA: "vicuna_v1", QWEN: "qwen", MISTRAL: "vicuna_v1"}
+TEMPLATES = {LLAMA: "vicuna_v1", QWEN: "qwen_2", MISTRAL: "vicuna_v1"}
 TEMPLATE_KEY = "conversation_template"
 VISION_DIR = "clip_vision"
 ECG_DIR = "ecg_tower"
@@ -133,23 +133,27 @@ def config_json(config: GemConfig) -> dict[str, Any]:
     """
     _require_expressible(config)
     llm = config.llm
-    architecture = QWEN if llm.qkv_bias else LLAMA
+    (architecture,) = [name for name, family in FAMILY.items() if family == llm.family]
     own = llm_json(llm)
     if config.grid_pinpoints:
         own["image_grid_pinpoints"] = [list(pair) for pair in config.grid_pinpoints]
+    if config.ecg:
+        own |= {
+            "ecg_hidden_size": config.ecg.width,
+            "ecg_projector_lr": None,
+            "ecg_projector_type": config.ecg_projector,
+            "mm_ecg_tower": f"{ECG_DIR}/{ecg_name(config.ecg)}.safetensors",
+            "open_clip_config": ecg_name(config.ecg),
+        }
     if config.template != TEMPLATES[architecture]:
         own = own | {TEMPLATE_KEY: config.template}
     return {
         "architectures": [architecture],
         "bos_token_id": config.bos_token_id,
-        "ecg_hidden_size": config.ecg.width,
-        "ecg_projector_lr": None,
-        "ecg_projector_type": config.ecg_projector,
         "eos_token_id": config.eos_token_ids[0],
         "freeze_mm_mlp_adapter": False,
         "image_aspect_ratio": config.image_mode,
         "max_position_embeddings": config.max_length,
-        "mm_ecg_tower": f"{ECG_DIR}/{ecg_name(config.ecg)}.safetensors",
         "mm_hidden_size": config.vision.hidden_dim,
         "mm_patch_merge_type": config.patch_merge,
         "mm_projector_lr": None,
@@ -160,7 +164,6 @@ def config_json(config: GemConfig) -> dict[str, Any]:
         "mm_vision_select_layer": config.vision.select_layer,
         "mm_vision_tower": VISION_DIR,
         "model_type": MODEL_TYPES[architecture],
-        "open_clip_config": ecg_name(config.ecg),
         "pad_token_id": config.pad_token_id,
         "tokenizer_model_max_length": config.max_length,
         "tokenizer_padding_side": config.padding_side,
@@ -173,10 +176,11 @@ def config_json(config: GemConfig) -> dict[str, Any]:
 
 def generation_json(config: GemConfig) -> dict[str, Any]:
     """Returns the official generation_config.json."""
+    eos = config.eos_token_ids
     return {
         "_from_model_config": True,
         "bos_token_id": config.bos_token_id,
-        "eos_token_id": config.eos_token_ids[0],
+        "eos_token_id": eos[0] if len(eos) == 1 else list(eos),
         "pad_token_id": config.pad_token_id,
         "transformers_version": TRANSFORMERS_VERSION,
     }
@@ -186,7 +190,7 @@ def _require_expressible(config: GemConfig) -> None:
     llm = config.llm
     for field, got, expected in (
         ("llm.head_dim", llm.head_dim, (llm.hidden_dim / llm.num_heads,)),
-        ("ecg.norm_eps", config.ecg.norm_eps, (1e-5,)),
+        ("ecg.norm_eps", config.ecg.norm_eps if config.ecg else 1e-5, (1e-5,)),
     ):
         if got not in expected:
             raise WeightsError(

@@ -46,6 +46,8 @@ def _write_towers(folder: Path, config: GemConfig, params: dict, shard_bytes: in
     vision.mkdir()
     write_vision(vision, config.vision)
     write_folder(vision, _tensors(params, vision_slots(config.vision, "")), shard_bytes)
+    if config.ecg is None:
+        return
     ecg.mkdir()
     name = ecg_name(config.ecg)
     write_json(ecg / f"{name}.json", ecg_json(config.ecg))
