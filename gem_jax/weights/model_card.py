@@ -15,7 +15,7 @@ Exported by gem-jax. {parameters}.
 
 | part | sizes |
 |---|---|
-| ECG encoder | {leads} x {samples} samples, {ecg_layers} layers of {ecg_width} |
+| ECG encoder | {ecg} |
 | image encoder | {pixels} x {pixels} pixels, {layers} layers of {width} |
 | projectors | ECG: {ecg_projector}, then with the page: {mm_projector} |
 | language model | {vocabulary} tokens, {llm_layers} layers of {llm_width}, length {length} |
@@ -35,10 +35,9 @@ def model_card(config: GemConfig, parameters: str) -> str:
     ecg, vision, llm = config.ecg, config.vision, config.llm
     return CARD.format(
         parameters=parameters[:1].upper() + parameters[1:],
-        leads=ecg.num_leads,
-        samples=ecg.seq_length,
-        ecg_layers=ecg.num_layers,
-        ecg_width=ecg.width,
+        ecg=f"{ecg.num_leads} x {ecg.seq_length} samples, {ecg.num_layers} layers of {ecg.width}"
+        if ecg
+        else "none",
         pixels=vision.image_size,
         layers=vision.num_layers,
         width=vision.hidden_dim,
