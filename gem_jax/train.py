@@ -228,7 +228,11 @@ def cli(args: list[str]) -> int:
         raise ConfigError(f"got {args[:1]}, expected RECIPE.py:function first")
     fields: list[tuple] = [
         ("run_dir", Path),
-        ("config", Annotated[Config, tyro.conf.arg(name="")], load_recipe(args[0])),
+        (
+            "config",
+            Annotated[Config, tyro.conf.arg(name=""), tyro.conf.AvoidSubcommands],
+            load_recipe(args[0]),
+        ),
         ("init", Path | None, None),
     ]
     arguments: Any = dataclasses.make_dataclass("Arguments", fields)

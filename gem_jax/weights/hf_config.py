@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gem_jax.models.clip import ClipConfig
 from gem_jax.models.gem import GemConfig
 from gem_jax.models.layers import projector_depth
 from gem_jax.weights.files import WeightsError, read_json
@@ -42,8 +43,8 @@ TRANSFORMERS_VERSION = "4.37.2"
 READ = words(
     """
     architectures bos_token_id conversation_template ecg_hidden_size ecg_projector_type
-    eos_token_id head_dim hidden_size image_aspect_ratio image_grid_pinpoints
-    mm_patch_merge_type tokenizer_padding_side intermediate_size max_position_embeddings
+    eos_token_id head_dim hidden_size image_grid_pinpoints intermediate_size
+    max_position_embeddings
     mm_ecg_tower mm_hidden_size mm_projector_type mm_vision_select_layer mm_vision_tower
     num_attention_heads num_hidden_layers num_key_value_heads open_clip_config pad_token_id
     rms_norm_eps rope_theta tie_word_embeddings tokenizer_model_max_length
@@ -51,6 +52,9 @@ READ = words(
     """
 )
 FIXED: dict[str, tuple] = GENERIC_FIXED | {
+    "image_aspect_ratio": ("ori", "pad", "anyres", None),
+    "mm_patch_merge_type": ("flat", "spatial", "spatial_unpad", None),
+    "tokenizer_padding_side": ("right", "left", None),
     "mm_resampler_type": (None,),
     "mm_use_im_patch_token": (False,),
     "mm_use_im_start_end": (False,),
@@ -80,6 +84,8 @@ class Official:
 def read_official(folder: Path, vision: Path | None, newline: bool) -> Official:
     """Returns what config.json in `folder` says; `vision` replaces its mm_vision_tower.
 
+    `newline` says whether the folder has the tensor image_newline, which it may have unused.
+
     Raises:
         WeightsError: naming the keys that are missing, unknown or not implemented.
     """
@@ -102,6 +108,7 @@ def read_official(folder: Path, vision: Path | None, newline: bool) -> Official:
     for key in ("ecg_projector_type", "mm_projector_type"):
         build(projector_depth, f"{where}: {key}", kind=value(values, key, str, where, "linear"))
     length = values.get("max_position_embeddings")
+    patch_merge = value(values, "mm_patch_merge_type", str, where, "flat")
     config = build(
         GemConfig,
         where,
@@ -113,9 +120,9 @@ def read_official(folder: Path, vision: Path | None, newline: bool) -> Official:
         else "identity",
         mm_projector=value(values, "mm_projector_type", str, where, "linear"),
         **read_ids(values, more, where, family),
-        patch_merge=value(values, "mm_patch_merge_type", str, where, "flat"),
+        patch_merge=patch_merge,
         grid_pinpoints=_pinpoints(values, where),
-        image_newline=newline,
+        image_newline=newline or "unpad" in patch_merge,
         padding_side=value(values, "tokenizer_padding_side", str, where, "right"),
         image_mode=value(values, "image_aspect_ratio", str, where, "ori"),
         max_length=size(values, "tokenizer_model_max_length", where, length),
@@ -132,6 +139,7 @@ def config_json(config: GemConfig) -> dict[str, Any]:
         WeightsError: for a model that the official layout has no words for.
     """
     _require_expressible(config)
+    vision = vision_of(config)
     llm = config.llm
     (architecture,) = [name for name, family in FAMILY.items() if family == llm.family]
     own = llm_json(llm)
@@ -145,6 +153,8 @@ def config_json(config: GemConfig) -> dict[str, Any]:
             "mm_ecg_tower": f"{ECG_DIR}/{ecg_name(config.ecg)}.safetensors",
             "open_clip_config": ecg_name(config.ecg),
         }
+    if config.pad_token_id is not None:
+        own = own | {"pad_token_id": config.pad_token_id}
     if config.template != TEMPLATES[architecture]:
         own = own | {TEMPLATE_KEY: config.template}
     return {
@@ -154,17 +164,16 @@ def config_json(config: GemConfig) -> dict[str, Any]:
         "freeze_mm_mlp_adapter": False,
         "image_aspect_ratio": config.image_mode,
         "max_position_embeddings": config.max_length,
-        "mm_hidden_size": config.vision.hidden_dim,
+        "mm_hidden_size": vision.hidden_dim,
         "mm_patch_merge_type": config.patch_merge,
         "mm_projector_lr": None,
         "mm_projector_type": config.mm_projector,
         "mm_use_im_patch_token": False,
         "mm_use_im_start_end": False,
         "mm_vision_select_feature": "patch",
-        "mm_vision_select_layer": config.vision.select_layer,
+        "mm_vision_select_layer": vision.select_layer,
         "mm_vision_tower": VISION_DIR,
         "model_type": MODEL_TYPES[architecture],
-        "pad_token_id": config.pad_token_id,
         "tokenizer_model_max_length": config.max_length,
         "tokenizer_padding_side": config.padding_side,
         "transformers_version": TRANSFORMERS_VERSION,
@@ -177,13 +186,24 @@ def config_json(config: GemConfig) -> dict[str, Any]:
 def generation_json(config: GemConfig) -> dict[str, Any]:
     """Returns the official generation_config.json."""
     eos = config.eos_token_ids
+    pad = {} if config.pad_token_id is None else {"pad_token_id": config.pad_token_id}
     return {
         "_from_model_config": True,
         "bos_token_id": config.bos_token_id,
         "eos_token_id": eos[0] if len(eos) == 1 else list(eos),
-        "pad_token_id": config.pad_token_id,
         "transformers_version": TRANSFORMERS_VERSION,
+        **pad,
     }
+
+
+def vision_of(config: GemConfig) -> ClipConfig:
+    """Returns the image encoder's sizes; WeightsError for a language model alone."""
+    if config.vision is None:
+        raise WeightsError(
+            "model.vision: got a language model alone, expected one with an image encoder: the "
+            "layout is LLaVA's and GEM's"
+        )
+    return config.vision
 
 
 def _require_expressible(config: GemConfig) -> None:

@@ -88,7 +88,7 @@ def check_llm(
     """Raises WeightsError naming the keys that neither the family nor the caller knows."""
     own = FAMILIES[family]
     depth = size(values, "num_hidden_layers", where)
-    full = {"layer_types": (["full_attention"] * depth, None)}
+    full: dict[str, tuple] = {"layer_types": (["full_attention"] * depth, None)}
     check_keys(
         values,
         where,

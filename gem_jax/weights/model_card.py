@@ -3,7 +3,7 @@
 import jax
 
 from gem_jax.models.gem import GemConfig
-from gem_jax.weights.hf_config import ECG_DIR, VISION_DIR
+from gem_jax.weights.hf_config import ECG_DIR, VISION_DIR, vision_of
 
 CARD = """---
 library_name: transformers
@@ -32,7 +32,7 @@ Not a medical device: for research only, not for diagnosis or treatment.
 
 def model_card(config: GemConfig, parameters: str) -> str:
     """Returns the card's Markdown; `parameters` is the count for people."""
-    ecg, vision, llm = config.ecg, config.vision, config.llm
+    ecg, vision, llm = config.ecg, vision_of(config), config.llm
     return CARD.format(
         parameters=parameters[:1].upper() + parameters[1:],
         ecg=f"{ecg.num_leads} x {ecg.seq_length} samples, {ecg.num_layers} layers of {ecg.width}"

@@ -9,7 +9,7 @@ from flax import traverse_util
 
 from gem_jax.models.gem import GemConfig, abstract_params
 from gem_jax.weights.files import Shards, open_folder, refuse, some
-from gem_jax.weights.hf_config import Official, read_official
+from gem_jax.weights.hf_config import Official, read_official, vision_of
 from gem_jax.weights.names import NEWLINE, VISION_PREFIX, Slot, gem_slots, vision_slots
 
 # Tables that older releases of transformers saved and that follow from the config.
@@ -56,7 +56,7 @@ def _sources(source: Path, official: Official) -> list[tuple[Shards, dict[str, S
     kept = {name: e for name, e in tower.entries.items() if not name.startswith(CLIP_TEXT)}
     return [
         (Shards(source, own), slots),
-        (Shards(tower.folder, kept), vision_slots(official.config.vision, "")),
+        (Shards(tower.folder, kept), vision_slots(vision_of(official.config), "")),
     ]
 
 
