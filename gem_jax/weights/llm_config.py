@@ -93,7 +93,7 @@ def check_llm(
         values,
         where,
         READ | own.read | read,
-        FIXED | full | own.fixed | fixed,
+        {**FIXED, **full, **own.fixed, **fixed},
         own.inert | inert,
     )
 
