@@ -260,7 +260,7 @@ CONFIG_KEYS = [
     ("mm_projector_type", "mlp_gelu"),
     ("ecg_hidden_size", 768),
     ("mm_hidden_size", 1024),
-    ("architectures", ["LlamaForCausalLM"]),
+    ("architectures", ["MixtralForCausalLM"]),
     ("mm_vision_tower", "openai/clip-vit-large-patch14-336"),
     ("open_clip_config", "coca_other"),
     ("open_clip_config", "../coca_tiny"),

@@ -1,4 +1,4 @@
-"""GEM's official config.json ↔ GemConfig.
+"""The official config.json of GEM, LLaVA or a language model alone ↔ GemConfig.
 
 Every key is either read, or must have the one value that is computed here, or is listed as
 changing nothing; any other is refused by name.
@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gem_jax.models.clip import ClipConfig
 from gem_jax.models.gem import GemConfig
 from gem_jax.models.layers import projector_depth
 from gem_jax.weights.files import WeightsError, read_json
-from gem_jax.weights.llm_config import check_llm, llm_json, read_ids, read_llm
+from gem_jax.weights.llm_config import FAMILIES, check_llm, llm_json, read_ids, read_llm
 from gem_jax.weights.tower_config import (
     GENERIC_FIXED,
     GENERIC_INERT,
@@ -30,10 +29,12 @@ LLAMA = "LlavaLlamaForCausalLM"
 QWEN = "LlavaQwenForCausalLM"
 MISTRAL = "LlavaMistralForCausalLM"
 FAMILY = {LLAMA: "llama", QWEN: "qwen2", MISTRAL: "mistral"}
+ALONE = {own.llm: family for family, own in FAMILIES.items()}
 MODEL_TYPES = {LLAMA: "llava_llama", QWEN: "llava_qwen", MISTRAL: "llava_mistral"}
 # The original takes the conversation template from the folder's name; a model that was trained
 # with another than its architecture's says so by a key of ours, which transformers carries along.
 TEMPLATES = {LLAMA: "vicuna_v1", QWEN: "qwen_2", MISTRAL: "vicuna_v1"}
+FAMILY_TEMPLATES = {FAMILY[architecture]: name for architecture, name in TEMPLATES.items()}
 TEMPLATE_KEY = "conversation_template"
 VISION_DIR = "clip_vision"
 ECG_DIR = "ecg_tower"
@@ -61,6 +62,9 @@ FIXED: dict[str, tuple] = GENERIC_FIXED | {
     "mm_vision_select_feature": ("patch",),
     "use_mm_proj": (True,),
 }
+# A language model's: that a checkpoint of another family was turned into LLaMA's form.
+ALONE_INERT = GENERIC_INERT | {"is_llama_config", TEMPLATE_KEY}
+ALONE_FIXED: dict[str, tuple] = GENERIC_FIXED | {"rope_interleaved": (False,)}
 # How it was trained, what only `anyres` pages use, and what generation is given otherwise.
 INERT = GENERIC_INERT | words(
     """
@@ -76,7 +80,7 @@ class Official:
     """An official checkpoint's config: our sizes, and where the image encoder's weights count."""
 
     config: GemConfig
-    vision_dir: Path
+    vision_dir: Path | None
     own_vision: bool
     """True: the checkpoint's own vision tensors count; else those of `vision_dir` do."""
 
@@ -92,12 +96,12 @@ def read_official(folder: Path, vision: Path | None, newline: bool) -> Official:
     where = folder / "config.json"
     values = read_json(where)
     architecture = _architecture(values, where)
+    if architecture in ALONE:
+        return Official(_read_alone(folder, values, ALONE[architecture]), None, True)
     family = FAMILY[architecture]
     # The keys that the language model's own table judges are in neither of the others.
     inert = INERT - frozenset({"bos_token_id", "eos_token_id", "pad_token_id"})
     check_llm(values, where, family, READ, FIXED, inert)
-    generation = folder / "generation_config.json"
-    more = read_json(generation) if generation.is_file() else {}
     vision_dir = vision or _vision_dir(folder, values, where)
     vision_config = read_vision(vision_dir, value(values, "mm_vision_select_layer", int, where))
     ecg_config = None
@@ -119,7 +123,7 @@ def read_official(folder: Path, vision: Path | None, newline: bool) -> Official:
         if ecg_config
         else "identity",
         mm_projector=value(values, "mm_projector_type", str, where, "linear"),
-        **read_ids(values, more, where, family),
+        **read_ids(values, _generation(folder), where, family),
         patch_merge=patch_merge,
         grid_pinpoints=_pinpoints(values, where),
         image_newline=newline or "unpad" in patch_merge,
@@ -132,14 +136,41 @@ def read_official(folder: Path, vision: Path | None, newline: bool) -> Official:
     return Official(config, vision_dir, own)
 
 
+def _read_alone(folder: Path, values: dict, family: str) -> GemConfig:
+    """Returns a language model alone, as a GemConfig without towers."""
+    where = folder / "config.json"
+    inert = ALONE_INERT - frozenset({"bos_token_id", "eos_token_id", "pad_token_id"})
+    check_llm(values, where, family, frozenset(), ALONE_FIXED, inert)
+    return build(
+        GemConfig,
+        where,
+        ecg=None,
+        vision=None,
+        llm=read_llm(values, where, family),
+        ecg_projector="identity",
+        mm_projector="identity",
+        **read_ids(values, _generation(folder), where, family),
+        image_mode="ori",
+        max_length=size(values, "max_position_embeddings", where),
+        template=value(values, TEMPLATE_KEY, str, where, FAMILY_TEMPLATES[family]),
+    )
+
+
+def _generation(folder: Path) -> dict[str, Any]:
+    path = folder / "generation_config.json"
+    return read_json(path) if path.is_file() else {}
+
+
 def config_json(config: GemConfig) -> dict[str, Any]:
     """Returns the official config.json of an exported folder; paths are relative to it.
 
     Raises:
         WeightsError: for a model that the official layout has no words for.
     """
+    if config.vision is None:
+        return _alone_json(config)
     _require_expressible(config)
-    vision = vision_of(config)
+    vision = config.vision
     llm = config.llm
     (architecture,) = [name for name, family in FAMILY.items() if family == llm.family]
     own = llm_json(llm)
@@ -183,6 +214,25 @@ def config_json(config: GemConfig) -> dict[str, Any]:
     }
 
 
+def _alone_json(config: GemConfig) -> dict[str, Any]:
+    family = config.llm.family
+    own: dict[str, Any] = {}
+    if config.pad_token_id is not None:
+        own["pad_token_id"] = config.pad_token_id
+    if config.template != FAMILY_TEMPLATES[family]:
+        own[TEMPLATE_KEY] = config.template
+    return {
+        "architectures": [FAMILIES[family].llm],
+        "bos_token_id": config.bos_token_id,
+        "eos_token_id": config.eos_token_ids[0],
+        "max_position_embeddings": config.max_length,
+        "model_type": family,
+        "transformers_version": TRANSFORMERS_VERSION,
+        **llm_json(config.llm),
+        **own,
+    }
+
+
 def generation_json(config: GemConfig) -> dict[str, Any]:
     """Returns the official generation_config.json."""
     eos = config.eos_token_ids
@@ -194,16 +244,6 @@ def generation_json(config: GemConfig) -> dict[str, Any]:
         "transformers_version": TRANSFORMERS_VERSION,
         **pad,
     }
-
-
-def vision_of(config: GemConfig) -> ClipConfig:
-    """Returns the image encoder's sizes; WeightsError for a language model alone."""
-    if config.vision is None:
-        raise WeightsError(
-            "model.vision: got a language model alone, expected one with an image encoder: the "
-            "layout is LLaVA's and GEM's"
-        )
-    return config.vision
 
 
 def _require_expressible(config: GemConfig) -> None:
@@ -221,9 +261,10 @@ def _require_expressible(config: GemConfig) -> None:
 
 def _architecture(values: dict, where: Path) -> str:
     found = values.get("architectures")
-    if not isinstance(found, list) or len(found) != 1 or found[0] not in MODEL_TYPES:
+    known = [*MODEL_TYPES, *ALONE]
+    if not isinstance(found, list) or len(found) != 1 or found[0] not in known:
         raise WeightsError(
-            f"{where}: architectures: got {found!r}, expected one of {', '.join(MODEL_TYPES)}"
+            f"{where}: architectures: got {found!r}, expected one of {', '.join(known)}"
         )
     return found[0]
 

@@ -1,4 +1,4 @@
-"""`gem-jax import`: an official GEM folder → our checkpoint."""
+"""`gem-jax import`: an official folder → our checkpoint."""
 
 import shutil
 import sys
@@ -21,10 +21,10 @@ TOKENIZERS = ("tokenizer.model", "tokenizer.json", "vocab.json")
 
 
 def main(source: Path, dest: Path, /, *, vision: Path | None = None) -> None:
-    """Import an official GEM checkpoint (Hugging Face layout, safetensors).
+    """Import an official GEM or LLaVA folder, or a LLaMA, Mistral or Qwen2 language model.
 
     Args:
-        source: Folder with config.json, model*.safetensors and the tokenizer.
+        source: Folder with config.json, model*.safetensors or pytorch_model*.bin, the tokenizer.
         dest: New folder: our checkpoint with config.json and tokenizer/.
         vision: Folder of the image encoder, instead of the config's mm_vision_tower.
     """

@@ -3,7 +3,7 @@
 import jax
 
 from gem_jax.models.gem import GemConfig
-from gem_jax.weights.hf_config import ECG_DIR, VISION_DIR, vision_of
+from gem_jax.weights.hf_config import ECG_DIR, VISION_DIR
 
 CARD = """---
 library_name: transformers
@@ -29,12 +29,33 @@ Exported by gem-jax. {parameters}.
 Not a medical device: for research only, not for diagnosis or treatment.
 """
 
+CARD_ALONE = """---
+library_name: transformers
+---
+# A language model, exported by gem-jax
+
+{parameters}: {vocabulary} tokens, {llm_layers} layers of {llm_width}, length {length}.
+transformers loads it as {family}; `gem-jax import` reads the folder back bit for bit.
+
+Not a medical device: for research only, not for diagnosis or treatment.
+"""
+
 
 def model_card(config: GemConfig, parameters: str) -> str:
     """Returns the card's Markdown; `parameters` is the count for people."""
-    ecg, vision, llm = config.ecg, vision_of(config), config.llm
+    ecg, vision, llm = config.ecg, config.vision, config.llm
+    counted = parameters[:1].upper() + parameters[1:]
+    if vision is None:
+        return CARD_ALONE.format(
+            parameters=counted,
+            vocabulary=llm.vocab_size,
+            llm_layers=llm.num_layers,
+            llm_width=llm.hidden_dim,
+            length=config.max_length,
+            family=llm.family,
+        )
     return CARD.format(
-        parameters=parameters[:1].upper() + parameters[1:],
+        parameters=counted,
         ecg=f"{ecg.num_leads} x {ecg.seq_length} samples, {ecg.num_layers} layers of {ecg.width}"
         if ecg
         else "none",

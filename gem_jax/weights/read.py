@@ -1,4 +1,4 @@
-"""An official GEM folder → our parameters, bit for bit and strictly."""
+"""An official folder of a GEM, a LLaVA or a language model → our parameters, bit for bit."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -8,12 +8,13 @@ import numpy as np
 from flax import traverse_util
 
 from gem_jax.models.gem import GemConfig, abstract_params
-from gem_jax.weights.files import Shards, open_folder, refuse, some
-from gem_jax.weights.hf_config import Official, read_official, vision_of
+from gem_jax.weights.files import DTYPES, Shards, open_folder, refuse, some
+from gem_jax.weights.hf_config import Official, read_official
 from gem_jax.weights.names import NEWLINE, VISION_PREFIX, Slot, gem_slots, vision_slots
 
 # Tables that older releases of transformers saved and that follow from the config.
 DERIVED = (".rotary_emb.inv_freq", ".embeddings.position_ids")
+CLIP_VISION = "vision_model."
 # The text half of a whole CLIPModel.
 CLIP_TEXT = ("text_model.", "text_projection.", "visual_projection.", "logit_scale")
 
@@ -47,17 +48,25 @@ def read_gem(source: Path, vision: Path | None = None) -> tuple[GemConfig, dict]
 def _sources(source: Path, official: Official) -> list[tuple[Shards, dict[str, Slot]]]:
     """Returns each folder's tensors with the slots they fill."""
     shards, slots = open_folder(source), gem_slots(official.config)
-    if official.own_vision:
+    vision = official.config.vision
+    if official.own_vision or vision is None or official.vision_dir is None:
         return [(shards, slots)]
     # The original builds this tower from its own folder and ignores the checkpoint's copy.
     own = {name: entry for name, entry in shards.entries.items() if _not_vision(name)}
     slots = {name: slot for name, slot in slots.items() if _not_vision(name)}
-    tower = open_folder(official.vision_dir)
-    kept = {name: e for name, e in tower.entries.items() if not name.startswith(CLIP_TEXT)}
     return [
         (Shards(source, own), slots),
-        (Shards(tower.folder, kept), vision_slots(vision_of(official.config), "")),
+        (_image_encoder(official.vision_dir), vision_slots(vision, "")),
     ]
+
+
+def _image_encoder(folder: Path) -> Shards:
+    """Returns the tensors of the vision half of a CLIP folder, whole or alone."""
+    entries = open_folder(folder).entries
+    kept = {name: entry for name, entry in entries.items() if not name.startswith(CLIP_TEXT)}
+    # transformers ≥ 5 saves a vision model alone without the prefix.
+    bare = not any(name.startswith(CLIP_VISION) for name in kept)
+    return Shards(folder, {CLIP_VISION * bare + name: entry for name, entry in kept.items()})
 
 
 def _not_vision(name: str) -> bool:
@@ -82,6 +91,8 @@ def _problems(shards: Shards, slots: dict[str, Slot], shapes: dict) -> Iterator[
             expected = _official_shape(shapes[slot.path].shape, slot)
             if entries[name].shape != expected:
                 yield f"{name}: got shape {entries[name].shape}, expected {expected}"
+            if entries[name].dtype not in DTYPES.values():
+                yield f"{name}: got {entries[name].dtype}, expected {' or '.join(DTYPES.values())}"
             dtype = dtypes.setdefault(_part(slot), entries[name].dtype)
             if entries[name].dtype != dtype:
                 yield f"{name}: got {entries[name].dtype}, expected {dtype} like its neighbours"

@@ -9,7 +9,7 @@ from flax import traverse_util
 
 from gem_jax.models.gem import GemConfig
 from gem_jax.weights.files import SHARD_BYTES, write_file, write_folder, write_json
-from gem_jax.weights.hf_config import ECG_DIR, VISION_DIR, config_json, generation_json, vision_of
+from gem_jax.weights.hf_config import ECG_DIR, VISION_DIR, config_json, generation_json
 from gem_jax.weights.model_card import describe, model_card
 from gem_jax.weights.names import Slot, ecg_slots, gem_slots, vision_slots
 from gem_jax.weights.tower_config import ecg_json, ecg_name, write_vision
@@ -41,12 +41,13 @@ def write_gem(
 
 
 def _write_towers(folder: Path, config: GemConfig, params: dict, shard_bytes: int) -> None:
-    """Writes both towers once more, where config.json points to, as the original expects them."""
+    """Writes the towers once more, where config.json points to, as the original expects them."""
     vision, ecg = folder / VISION_DIR, folder / ECG_DIR
-    sizes = vision_of(config)
+    if config.vision is None:
+        return
     vision.mkdir()
-    write_vision(vision, sizes)
-    write_folder(vision, _tensors(params, vision_slots(sizes, "")), shard_bytes)
+    write_vision(vision, config.vision)
+    write_folder(vision, _tensors(params, vision_slots(config.vision, "")), shard_bytes)
     if config.ecg is None:
         return
     ecg.mkdir()
