@@ -14,12 +14,12 @@ from safetensors.numpy import load_file, save_file
 
 from experiments.demo import model as demo_model
 from gem_jax import checkpoint, cli
-from gem_jax.models.clip import ClipEncoder
+from gem_jax.models.clip import ClipConfig, ClipEncoder
 from gem_jax.models.ecg import EcgConfig, EcgEncoder
 from gem_jax.models.gem import GemConfig, abstract_params
 from gem_jax.weights import load, save
 from gem_jax.weights.files import INDEX, SINGLE, WeightsError, open_folder
-from gem_jax.weights.hf_config import config_json
+from gem_jax.weights.hf_config import config_json, read_official
 from gem_jax.weights.names import gem_slots
 from gem_jax.weights.read import read_gem
 from gem_jax.weights.tower_config import COCA_VIT_B_32, ecg_name
@@ -356,6 +356,63 @@ def test_a_folder_without_ecg_encoder_is_a_llava(tmp_path):
     again, params_again = read_gem(tmp_path / "foo")
     assert again == llava
     assert same_bits(params_again, rest)
+
+
+@pytest.fixture
+def llava(tmp_path) -> Path:
+    """A LLaVA folder, with a tokenizer, made from the golden GEM."""
+    config, params = read_gem(LLAMA)
+    (tmp_path / "tokenizer").mkdir()
+    shutil.copyfile(LLAMA / "tokenizer.model", tmp_path / "tokenizer" / "tokenizer.model")
+    bare = dataclasses.replace(config, ecg=None, ecg_projector="identity")
+    rest = {part: tree for part, tree in params.items() if not part.startswith("ecg_")}
+    write_gem(tmp_path / "llava", bare, rest, tmp_path / "tokenizer")
+    return tmp_path / "llava"
+
+
+ENCODER = LLAMA / "ecg_tower" / "cpt_wfep_epoch_20.pt"
+
+
+def test_a_llava_gets_an_ecg_encoder_and_its_projector(llava, llama, tmp_path, capsys):
+    weight = llama[1]["ecg_projector"]["linear"]["kernel"].T
+    bias = llama[1]["ecg_projector"]["linear"]["bias"]
+    projector = {"model.ecg_projector.weight": np.ascontiguousarray(weight)}
+    save_file({**projector, "model.ecg_projector.bias": bias}, tmp_path / "projector.safetensors")
+    file = tmp_path / "projector.safetensors"
+    load.main(llava, tmp_path / "whole", ecg_encoder=ENCODER, ecg_projector=file)
+    config, params = checkpoint.load_params(tmp_path / "whole")
+    assert (config.ecg, config.ecg_projector) == (llama[0].ecg, "linear")
+    assert same_bits(jax.device_get(params), llama[1])
+    assert "train" not in capsys.readouterr().err
+
+
+def test_without_its_projector_the_checkpoint_serves_training_alone(llava, tmp_path, capsys):
+    load.main(llava, tmp_path / "start", ecg_encoder=ENCODER)
+    assert "has no ecg_projector" in capsys.readouterr().err
+    params = checkpoint.load_tree(checkpoint.locate(tmp_path / "start"))
+    assert "ecg_tower" in params and "ecg_projector" not in params
+    assert cli.main(["export", str(tmp_path / "start"), str(tmp_path / "out")]) == 2
+    said = capsys.readouterr().err
+    assert "without ['ecg_projector']" in said and said.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_gem_gets_no_second_ecg_encoder(tmp_path):
+    with pytest.raises(WeightsError, match="got an ECG encoder, expected a LLaVA or PULSE"):
+        load.main(LLAMA, tmp_path / "dest", ecg_encoder=ENCODER)
+    with pytest.raises(WeightsError, match=r"--ecg-projector: got .* expected --ecg-encoder"):
+        load.main(LLAMA, tmp_path / "dest", ecg_projector=ENCODER)
+    assert not (tmp_path / "dest").exists()
+
+
+def test_the_official_image_encoder_needs_no_file_where_its_weights_are_there(folder):
+    for key, value in {"mm_hidden_size": 1024, "unfreeze_mm_vision_tower": True}.items():
+        set_key(folder, key, value)
+    set_key(folder, "mm_vision_tower", "openai/clip-vit-large-patch14-336")
+    official = read_official(folder, None, newline=False)
+    sizes = dataclasses.replace(official.config.vision, select_layer=-2)
+    assert sizes == ClipConfig.vit_l_14_336()
+    assert official.vision_dir is None and official.own_vision
 
 
 def test_a_tensor_in_two_shards_is_refused(folder):

@@ -4,11 +4,13 @@ Every key is either read, or must have the one value that is computed here, or i
 changing nothing; any other is refused by name.
 """
 
+import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gem_jax.models.clip import ClipConfig
 from gem_jax.models.gem import GemConfig
 from gem_jax.models.layers import projector_depth
 from gem_jax.weights.files import WeightsError, read_json
@@ -36,6 +38,8 @@ MODEL_TYPES = {LLAMA: "llava_llama", QWEN: "llava_qwen", MISTRAL: "llava_mistral
 TEMPLATES = {LLAMA: "vicuna_v1", QWEN: "qwen_2", MISTRAL: "vicuna_v1"}
 FAMILY_TEMPLATES = {FAMILY[architecture]: name for architecture, name in TEMPLATES.items()}
 TEMPLATE_KEY = "conversation_template"
+# The image encoder of every published LLaVA and GEM; its sizes need no file.
+CLIP_NAME = "openai/clip-vit-large-patch14-336"
 VISION_DIR = "clip_vision"
 ECG_DIR = "ecg_tower"
 # The transformers release that the original is pinned to.
@@ -102,13 +106,18 @@ def read_official(folder: Path, vision: Path | None, newline: bool) -> Official:
     # The keys that the language model's own table judges are in neither of the others.
     inert = INERT - frozenset({"bos_token_id", "eos_token_id", "pad_token_id"})
     check_llm(values, where, family, READ, FIXED, inert)
-    vision_dir = vision or _vision_dir(folder, values, where)
-    vision_config = read_vision(vision_dir, value(values, "mm_vision_select_layer", int, where))
+    own_vision = value(values, "unfreeze_mm_vision_tower", bool, where, False)
+    vision_dir = vision or _vision_dir(folder, values, where, own_vision)
+    layer = value(values, "mm_vision_select_layer", int, where)
+    if vision_dir is None:
+        vision_config = dataclasses.replace(ClipConfig.vit_l_14_336(), select_layer=layer)
+    else:
+        vision_config = read_vision(vision_dir, layer)
     ecg_config = None
     if values.get("mm_ecg_tower") is not None:  # LLaVA and PULSE have none
         ecg_config = read_ecg(_ecg_dir(folder, values, where), values.get("open_clip_config"))
         _agree(values, "ecg_hidden_size", ecg_config.width, folder, where)
-    _agree(values, "mm_hidden_size", vision_config.hidden_dim, vision_dir, where)
+    _agree(values, "mm_hidden_size", vision_config.hidden_dim, vision_dir or CLIP_NAME, where)
     for key in ("ecg_projector_type", "mm_projector_type"):
         build(projector_depth, f"{where}: {key}", kind=value(values, key, str, where, "linear"))
     length = values.get("max_position_embeddings")
@@ -132,8 +141,7 @@ def read_official(folder: Path, vision: Path | None, newline: bool) -> Official:
         max_length=size(values, "tokenizer_model_max_length", where, length),
         template=value(values, TEMPLATE_KEY, str, where, TEMPLATES[architecture]),
     )
-    own = value(values, "unfreeze_mm_vision_tower", bool, where, False)
-    return Official(config, vision_dir, own)
+    return Official(config, vision_dir, own_vision)
 
 
 def _read_alone(folder: Path, values: dict, family: str) -> GemConfig:
@@ -284,11 +292,29 @@ def _pinpoints(values: dict, where: Path) -> tuple[tuple[int, int], ...]:
     return pairs
 
 
-def _vision_dir(folder: Path, values: dict, where: Path) -> Path:
+def with_ecg_encoder(official: Official, encoder: Path, where: Path) -> Official:
+    """Returns the config of a LLaVA or PULSE that gets the ECG encoder in the file `encoder`.
+
+    WeightsError when it has one already, or has no image encoder to share the projector with.
+    """
+    config = official.config
+    if config.ecg is not None or config.vision is None:
+        got = "an ECG encoder" if config.ecg else "a language model alone"
+        raise WeightsError(
+            f"{where}: got {got}, expected a LLaVA or PULSE folder, which --ecg-encoder adds one to"
+        )
+    added = dataclasses.replace(config, ecg=read_ecg(encoder.parent, None), ecg_projector="linear")
+    return dataclasses.replace(official, config=added)
+
+
+def _vision_dir(folder: Path, values: dict, where: Path, own_vision: bool) -> Path | None:
+    """Returns the image encoder's folder; None: the official one, whose sizes are known here."""
     name = value(values, "mm_vision_tower", str, where)
     for base in (folder, Path.cwd()):
         if (base / name / "config.json").is_file():
             return base / name
+    if own_vision and name == CLIP_NAME:
+        return None
     raise WeightsError(
         f"{where}: mm_vision_tower: got {name!r}, expected a folder with config.json below "
         f"{folder} or the working directory; download the image encoder and name it by --vision"
@@ -304,6 +330,6 @@ def _ecg_dir(folder: Path, values: dict, where: Path) -> Path:
     return (folder / name).parent
 
 
-def _agree(values: dict, key: str, width: int, tower: Path, where: Path) -> None:
+def _agree(values: dict, key: str, width: int, tower: Path | str, where: Path) -> None:
     if size(values, key, where, width) != width:
         raise WeightsError(f"{where}: {key}: got {values[key]}, expected {width} as in {tower}")

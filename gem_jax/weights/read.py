@@ -2,24 +2,56 @@
 
 import dataclasses
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from flax import traverse_util
 
 from gem_jax.models.gem import GemConfig, abstract_params
-from gem_jax.weights.files import DTYPES, Shards, open_folder, refuse, some
-from gem_jax.weights.hf_config import Official, read_official
-from gem_jax.weights.names import NEWLINE, VISION_PREFIX, Slot, gem_slots, vision_slots
+from gem_jax.weights.files import DTYPES, Shards, open_file, open_folder, refuse, some
+from gem_jax.weights.hf_config import Official, read_official, with_ecg_encoder
+from gem_jax.weights.names import (
+    ECG_PREFIX,
+    NEWLINE,
+    VISION_PREFIX,
+    Slot,
+    ecg_slots,
+    gem_slots,
+    vision_slots,
+)
+
+Source = tuple[Shards, dict[str, Slot]]
 
 # Tables that older releases of transformers saved and that follow from the config.
 DERIVED = (".rotary_emb.inv_freq", ".embeddings.position_ids")
 CLIP_VISION = "vision_model."
+# CoCa's pretraining saves all of its towers behind this prefix; GEM has no use for the text's.
+COCA_ECG = "module.ecg."
+COCA_TEXT = ("module.text.", "module.text_decoder.", "module.logit_scale")
+ECG_PARTS = (ECG_PREFIX, "model.ecg_projector.")
 # The text half of a whole CLIPModel.
 CLIP_TEXT = ("text_model.", "text_projection.", "visual_projection.", "logit_scale")
 
 
+@dataclass(frozen=True)
+class Added:
+    """What an import takes from elsewhere than the official folder."""
+
+    vision: Path | None = None
+    """Folder of the image encoder, instead of the config's mm_vision_tower."""
+    ecg_encoder: Path | None = None
+    """File of an ECG encoder for a LLaVA or PULSE that has none."""
+    ecg_projector: Path | None = None
+    """File of its projector; without one the parameters lack `ecg_projector`."""
+
+
 def read_gem(source: Path, vision: Path | None = None) -> tuple[GemConfig, dict]:
+    """Returns (config, parameters) of the official folder `source`, all of its own."""
+    return read_with(source, Added(vision))
+
+
+def read_with(source: Path, added: Added) -> tuple[GemConfig, dict]:
     """Returns (config, parameters as numpy arrays) of the official folder `source`.
 
     Nothing is rounded: each part keeps the dtype of its tensors.
@@ -28,14 +60,18 @@ def read_gem(source: Path, vision: Path | None = None) -> tuple[GemConfig, dict]
         WeightsError: once, naming all tensors that are missing, unknown, repeated, of a wrong
             shape or of a dtype unlike the rest of their part.
     """
-    official = read_official(source, vision, NEWLINE in open_folder(source).entries)
-    sources = _sources(source, official)
+    official = read_official(source, added.vision, NEWLINE in open_folder(source).entries)
+    if added.ecg_encoder:
+        official = with_ecg_encoder(official, added.ecg_encoder, source)
+    sources = _sources(source, official, added)
     shapes = _flat(abstract_params(official.config))
     refuse(source, [text for shards, slots in sources for text in _problems(shards, slots, shapes)])
     config = _with_dtypes(official.config, sources)
+    filled = {slot.path for _, slots in sources for slot in slots.values()}
     arrays = {
         path: np.empty(leaf.shape, leaf.dtype)
         for path, leaf in _flat(abstract_params(config)).items()
+        if path in filled
     }
     for shards, slots in sources:
         for name, slot in slots.items():
@@ -45,9 +81,29 @@ def read_gem(source: Path, vision: Path | None = None) -> tuple[GemConfig, dict]
     return config, traverse_util.unflatten_dict(arrays, sep="/")
 
 
-def _sources(source: Path, official: Official) -> list[tuple[Shards, dict[str, Slot]]]:
-    """Returns each folder's tensors with the slots they fill."""
-    shards, slots = open_folder(source), gem_slots(official.config)
+def _sources(source: Path, official: Official, added: Added) -> list[Source]:
+    """Returns the tensors of each folder and file with the slots they fill."""
+    slots = gem_slots(official.config)
+    if added.ecg_encoder is None:
+        return _folder_sources(source, official, slots)
+    own = {name: s for name, s in slots.items() if not name.startswith(ECG_PARTS)}
+    sources = [*_folder_sources(source, official, own), _ecg_source(official, added.ecg_encoder)]
+    if added.ecg_projector:
+        projector = {name: s for name, s in slots.items() if name.startswith(ECG_PARTS[1])}
+        sources.append((open_file(added.ecg_projector), projector))
+    return sources
+
+
+def _ecg_source(official: Official, file: Path) -> Source:
+    """Returns the tensors of a pretrained ECG encoder, without the text towers beside it."""
+    assert official.config.ecg is not None  # with_ecg_encoder has put it there
+    shards = open_file(file)
+    kept = {name: e for name, e in shards.entries.items() if not name.startswith(COCA_TEXT)}
+    return Shards(shards.folder, kept), ecg_slots(official.config.ecg, COCA_ECG)
+
+
+def _folder_sources(source: Path, official: Official, slots: dict[str, Slot]) -> list[Source]:
+    shards = open_folder(source)
     vision = official.config.vision
     if official.own_vision or vision is None or official.vision_dir is None:
         return [(shards, slots)]
@@ -120,7 +176,7 @@ def _part(slot: Slot) -> str:
     return part if part in ("ecg_tower", "vision_tower") else "llm"
 
 
-def _with_dtypes(config: GemConfig, sources: list[tuple[Shards, dict[str, Slot]]]) -> GemConfig:
+def _with_dtypes(config: GemConfig, sources: list[Source]) -> GemConfig:
     stored = {
         _part(slot): shards.entries[name].dtype
         for shards, slots in sources
