@@ -4,14 +4,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tokenizers import Tokenizer
-
 from data_prep.records import Record
 from gem_jax import checkpoint
 from gem_jax.data import as_arrays, ecg_of, page_tiles, prompt_row, stack
 from gem_jax.generate import generate
 from gem_jax.models.gem import GemConfig
-from gem_jax.tokens import load_tokenizer
+from gem_jax.tokenizer import Tokenizer, load_tokenizer
 
 # Prompts are padded to a multiple of this: few lengths, few compilations.
 BUCKET = 8
@@ -73,7 +71,7 @@ def answer(
             model.params,
             as_arrays(batch),
             max_new_tokens=min(max_new_tokens, longest - length),
-            num_tokens=model.tokenizer.get_vocab_size(),
+            num_tokens=model.tokenizer.num_tokens,
         )
         for one in made[:count]:
             yield Text(model.tokenizer.decode(list(one.tokens)).strip(), one.reason)

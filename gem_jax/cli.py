@@ -51,7 +51,7 @@ NOT_OURS = (
 REFUSALS = (
     ("data_prep.records", "BadInput"),
     ("gem_jax.config", "ConfigError"),
-    ("gem_jax.tokens", "TokenError"),
+    ("gem_jax.templates", "TokenError"),
     ("gem_jax.weights.files", "WeightsError"),
 )
 

@@ -14,7 +14,6 @@ import grain
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tokenizers import Tokenizer
 
 from data_prep import augment, render, teachers
 from data_prep.measure import Measurement, measure_waves
@@ -25,7 +24,10 @@ from gem_jax.dense import qrs_targets, summary_targets, wave_targets
 from gem_jax.models.gem import Batch, GemConfig
 from gem_jax.models.pretrain import DenseTargets
 from gem_jax.preprocess import MODEL_RATE_HZ, ecg_array, image_tiles
-from gem_jax.tokens import IMAGE, Row, encode, template, turns_of
+from gem_jax.rows import Row, expand
+from gem_jax.templates import IMAGE
+from gem_jax.tokenizer import Tokenizer
+from gem_jax.tokens import encode, turns_of
 
 # A small page holds all that the tiny image encoders resolve, and is drawn in a few milliseconds.
 PAGE_DPI = 20
@@ -60,14 +62,8 @@ def page_tiles(record: Record, config: GemConfig) -> np.ndarray:
 def prompt_row(tokenizer: Tokenizer, config: GemConfig, question: str, length: int) -> Row:
     """Returns the row of one question about an ECG, ended at the assistant's cue."""
     asked = question if IMAGE in question else f"{IMAGE}\n{question}"
-    return encode(
-        tokenizer,
-        template(config.template),
-        [(asked, "")],
-        num_media=config.num_media_tokens,
-        length=length,
-        answer_open=True,
-    )
+    prompt = encode(tokenizer, config.template, [(asked, "")], num_media=1, answer_open=True)
+    return expand(prompt, [np.arange(config.num_media_tokens)], length)
 
 
 def stack(rows: list[Row], ecgs: list[np.ndarray | None], images: list[np.ndarray]) -> Batch:
@@ -133,13 +129,9 @@ class MakeRow(grain.transforms.RandomMap):
             record, measured = example.signal(), example.measured()
             turns = turns_of(example.conversations)
         dense = config.train.objective == "pretrain"
-        row = encode(
-            self.tokenizer,
-            template(config.model.template),
-            turns,
-            num_media=0 if dense else config.model.num_media_tokens,
-            length=config.data.length,
-        )
+        told = encode(self.tokenizer, config.model.template, turns, num_media=1, id=example.id)
+        features = np.arange(0 if dense else config.model.num_media_tokens)
+        row = expand(told, [features], config.data.length)
         made: dict[str, Any] = {
             "id": example.id,
             "row": row,

@@ -118,18 +118,18 @@ def prepare(out: Path, recipes: Path, quick: bool) -> None:
         prep.main("sample", out=out / "data", style=STYLE, limit=24 if quick else None)
     if not (out / "tokenizer" / "tokenizer_config.json").is_file():
         from data_prep.shards import read_shard
-        from gem_jax import tokens
         from gem_jax.recipes import load_recipe
+        from gem_jax.tokenizer import save_tokenizer, train_tokenizer
+        from gem_jax.tokens import texts_of, turns_of
 
         model = load_recipe(f"{recipes}:{STAGES[0]}").model
-        form = tokens.template(model.template)
         texts = [
             text
             for example in read_shard(_shard(out, "train"))
-            for text in tokens.texts_of(form, tokens.turns_of(example.conversations))
+            for text in texts_of(model.template, turns_of(example.conversations))
         ]
-        tokenizer = tokens.train_tokenizer(texts, model.llm.vocab_size)
-        tokens.save_tokenizer(tokenizer, out / "tokenizer", model.max_length)
+        tokenizer = train_tokenizer(texts, model.llm.vocab_size)
+        save_tokenizer(tokenizer, out / "tokenizer", model.max_length)
 
 
 def _shard(out: Path, split: str) -> Path:

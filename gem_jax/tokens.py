@@ -1,226 +1,217 @@
-"""Conversations as rows of tokens: templates, placeholder expansion, loss mask; and our tokenizer.
+"""Conversations as tokens: `<image>` is -200, and the answers with their stop token are learnt.
 
-Host code, numpy. A row is built at its final length: `<image>` becomes one placeholder a feature,
-and `media_index` says which feature each placeholder receives. Only the answers and their stop
-token carry loss. Axis: T tokens of the row.
+Host code, numpy. Ids are the original's, token for token: the whole conversation is cut at
+`<image>` and each stretch tokenized by itself. What is learnt comes from where the characters of
+the answers lie, not from counting the tokens of rounds, which is where the original loses whole
+conversations. Axes: T tokens, C characters.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Int
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from gem_jax.config import ConfigError
+from gem_jax.templates import IMAGE, Part, Template, TokenError, Turn, template
+from gem_jax.tokenizer import Tokenizer
 
-IMAGE = "<image>"
-PAD, BOS, EOS = "<unk>", "<s>", "</s>"
+IMAGE_TOKEN = -200
+IGNORED = -100
 ROLES = ("human", "gpt")
 
 
-class TokenError(ValueError):
-    """A conversation that cannot become a row: too long, without an answer, wrong placeholders."""
-
-
 @dataclass(frozen=True)
-class Template:
-    """What stands around the turns; an answer ends with the tokenizer's end token."""
+class Encoded:
+    """A conversation before its media are put in: ids with -200 at placeholders, what is learnt."""
 
-    system: str
-    user: str
-    assistant: str
-
-
-TEMPLATES = {
-    # The sentence of Vicuna 1.1, which LLaVA and GEM keep.
-    "vicuna_v1": Template(
-        "A chat between a curious user and an artificial intelligence assistant. The assistant "
-        "gives helpful, detailed, and polite answers to the user's questions. ",
-        "USER: {} ",
-        "ASSISTANT:",
-    ),
-    # The same turns without a system sentence: a small model's row has no room for it.
-    "bare": Template("", "USER: {} ", "ASSISTANT:"),
-}
-
-
-@dataclass(frozen=True)
-class Row:
-    """One conversation at its final length; padding has segment 0."""
-
-    tokens: Int[np.ndarray, "T"]
-    positions: Int[np.ndarray, "T"]
-    segments: Int[np.ndarray, "T"]
-    media_index: Int[np.ndarray, "T"]
-    targets: Int[np.ndarray, "T"]
-    loss_mask: Bool[np.ndarray, "T"]
+    ids: Int[np.ndarray, " T"]
+    learn: Bool[np.ndarray, " T"]
+    id: str = ""
+    """The record's, for messages."""
 
     @property
-    def length(self) -> int:
-        """Tokens before the padding."""
-        return int(self.segments.sum())
+    def labels(self) -> Int[np.ndarray, " T"]:
+        """The ids that are learnt, -100 elsewhere."""
+        return np.where(self.learn, self.ids, IGNORED)
 
-    def cut(self, length: int) -> "Row":
-        """Returns the row with less padding; TokenError when a token would be lost."""
-        if self.length > length:
-            raise TokenError(f"row: got {self.length} tokens, expected at most {length}")
-        parts = {name: values[:length] for name, values in vars(self).items()}
-        return Row(**parts)
-
-
-def template(name: str) -> Template:
-    """Returns the template `name`; ConfigError lists the known ones."""
-    if name not in TEMPLATES:
-        raise ConfigError(f"model.template: got {name!r}, expected one of {sorted(TEMPLATES)}")
-    return TEMPLATES[name]
+    @property
+    def num_placeholders(self) -> int:
+        """How often `<image>` stands in it."""
+        return int((self.ids == IMAGE_TOKEN).sum())
 
 
 def encode(
     tokenizer: Tokenizer,
-    form: Template,
-    turns: Sequence[tuple[str, str]],
+    template_name: str,
+    turns: Sequence[tuple[str | None, str | None]],
     *,
-    num_media: int,
-    length: int,
     answer_open: bool = False,
-) -> Row:
-    """Returns the row of a conversation.
+    num_media: int | None = None,
+    image_first: bool | None = None,
+    any_tokenizer: bool = False,
+    id: str = "conversation",
+) -> Encoded:
+    """Returns the tokens of a conversation.
 
     Args:
-        tokenizer: Ours, with the special tokens of this module.
-        form: The words around the turns.
-        turns: (question, answer) pairs; a question may hold `<image>` once in the conversation.
-        num_media: Features that `<image>` stands for; 0 drops it: the row of text alone.
-        length: Tokens of the row, padded on the right.
-        answer_open: The last answer is left out: the row is a prompt that ends at the assistant's
-            cue.
+        tokenizer: That of the model.
+        template_name: The words around the turns, of `TEMPLATES`.
+        turns: (question, answer) pairs; questions hold `<image>` where media are shown.
+        answer_open: The last answer is left out: a prompt, ended at the assistant's cue, in which
+            nothing is learnt.
+        num_media: What there is to show; as many `<image>` are expected. None: not known here.
+        image_first: Moves `<image>` to the front of its turn, on a line of its own; None: as the
+            template says. A turn with several stays as it is.
+        any_tokenizer: Takes a tokenizer without the template's special tokens, as the original.
+        id: The record's, for messages.
 
     Raises:
-        TokenError: when the row is longer than `length` (nothing is cut: half an answer or half
-            an ECG is never trained on), or the placeholders do not fit.
+        TokenError: when placeholders do not fit the media or stand in an answer, nothing is to
+            be learnt, or the tokenizer lacks the template's special tokens.
     """
-    pieces, answers = _pieces(form, turns, answer_open)
-    if sum(piece.count(IMAGE) for piece in pieces) != 1:
-        raise TokenError(f"conversation: got {pieces!r}, expected {IMAGE} once among the questions")
-    bos, eos, pad = special_ids(tokenizer)
-    ids, media, learn = [bos], [-1], [False]
-    for piece, is_answer in zip(pieces, answers, strict=True):
-        for part, text in enumerate([piece] if is_answer else piece.split(IMAGE)):
-            if part:
-                ids += [pad] * num_media
-                media += range(num_media)
-                learn += [False] * num_media
-            added = tokenizer.encode(text, add_special_tokens=False).ids
-            added += [eos] * is_answer
-            ids, media = ids + added, media + [-1] * len(added)
-            learn += [is_answer] * len(added)
-    return _padded(np.array(ids), np.array(media), np.array(learn), length)
+    form = template(template_name)
+    if not any_tokenizer:
+        _require_special(tokenizer, template_name, form, id)
+    asked = [Turn(*turn) for turn in turns]
+    _require_placeholders(asked, num_media, id)
+    if form.image_first if image_first is None else image_first:
+        asked = [
+            Turn(turn.question and placeholder_first(turn.question), turn.answer) for turn in asked
+        ]
+    parts = [part for part in form.parts(form.system, asked, answer_open) if part.text]
+    ids, learn = _tokens(tokenizer, form, parts)
+    if form.labels == "lengths":
+        learn = by_lengths(tokenizer, form, parts, len(ids))
+    if not answer_open and not any(learn):
+        raise TokenError(f"{id}: got no answer to learn, expected one after a question")
+    also = [tokenizer.encode(token).ids for token in form.also]
+    learnt = np.array(learn) | np.isin(ids, [one[0] for one in also if len(one) == 1])
+    return Encoded(np.array(ids), learnt & (not answer_open), id)
 
 
-def texts_of(form: Template, turns: Sequence[tuple[str, str]]) -> list[str]:
-    """Returns the texts that a conversation's row is tokenized from, for training a tokenizer."""
-    pieces, _ = _pieces(form, turns, answer_open=False)
-    return [text for piece in pieces for text in piece.split(IMAGE) if text]
+def placeholder_first(text: str) -> str:
+    """Returns the turn with its one `<image>` at the front, on a line of its own.
+
+    The original's `preprocess_multimodal`.
+    """
+    if text.count(IMAGE) != 1:
+        return text
+    return f"{IMAGE}\n{text.replace(IMAGE, '').strip()}".strip()
 
 
-def special_ids(tokenizer: Tokenizer) -> tuple[int, int, int]:
-    """Returns the ids of begin, end and padding; ConfigError when the tokenizer lacks one."""
-    bos, eos, pad = (tokenizer.token_to_id(token) for token in (BOS, EOS, PAD))
-    if bos is None or eos is None or pad is None:
-        raise ConfigError(f"tokenizer: lacks a special token, expected {BOS}, {EOS} and {PAD}")
-    return bos, eos, pad
+def turns_of(conversations: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """Returns the (question, answer) pairs of a record's conversations.
 
-
-def _pieces(
-    form: Template, turns: Sequence[tuple[str, str]], answer_open: bool
-) -> tuple[list[str], list[bool]]:
-    """Returns the texts of the conversation in order and which of them are answers."""
-    pieces, answers = [form.system], [False]
-    for question, answer in turns:
-        if IMAGE in answer:
-            raise TokenError(f"conversation: got {IMAGE} in an answer, expected it in a question")
-        pieces += [form.user.format(question) + form.assistant, f" {answer}"]
-        answers += [False, True]
-    return (pieces[:-1], answers[:-1]) if answer_open else (pieces, answers)
-
-
-def _padded(ids: np.ndarray, media: np.ndarray, learn: np.ndarray, length: int) -> Row:
-    count = len(ids)
-    if count > length:
-        raise TokenError(
-            f"conversation: got {count} tokens, expected at most {length}; raise data.length or "
-            "use shorter texts"
-        )
-
-    def pad(values: np.ndarray, fill: int | bool) -> np.ndarray:
-        return np.concatenate([values, np.full(length - len(values), fill, values.dtype)])
-
-    return Row(
-        tokens=pad(ids, 0).astype(np.int32),
-        positions=np.arange(length, dtype=np.int32),
-        segments=pad(np.ones(count, np.int32), 0),
-        media_index=pad(media, -1).astype(np.int32),
-        targets=pad(ids[1:], 0).astype(np.int32),
-        loss_mask=pad(learn[1:], False),
-    )
-
-
-def turns_of(conversations: Sequence[dict[str, str]]) -> list[tuple[str, str]]:
-    """Returns the (question, answer) pairs of an ECG-Grounding record's conversations."""
-    roles = [turn.get("from") for turn in conversations]
-    if not roles or roles != list(ROLES) * (len(roles) // 2):
+    Raises:
+        TokenError: when the roles do not alternate from `human` to `gpt`, or a value is no text.
+    """
+    turns = one_sided_turns_of(conversations)
+    whole = [
+        (turn.question, turn.answer)
+        for turn in turns
+        if turn.question is not None and turn.answer is not None
+    ]
+    if len(whole) != len(turns):
+        roles = [turn["from"] for turn in conversations]
         raise TokenError(f"conversations: got roles {roles}, expected human, gpt alternating")
-    texts = [turn["value"] for turn in conversations]
-    return list(zip(texts[::2], texts[1::2], strict=True))
+    return whole
 
 
-def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
-    """Returns a byte-level BPE tokenizer of at most `vocab_size` pieces, digits kept single."""
-    tokenizer = Tokenizer(models.BPE())
-    digits = pre_tokenizers.Digits(individual_digits=True)
-    words = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, words])
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        special_tokens=[PAD, BOS, EOS],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(texts, trainer)
-    return tokenizer
+def one_sided_turns_of(conversations: Sequence[Mapping[str, Any]]) -> list[Turn]:
+    """Returns the turns of conversations that may begin with an answer or end in a question."""
+    roles = [turn.get("from") for turn in conversations]
+    texts = [turn.get("value") for turn in conversations]
+    first, last = roles[:1] == ["gpt"], roles[-1:] == ["human"]
+    whole = [*["human"] * first, *roles, *["gpt"] * last]
+    if not roles or whole != list(ROLES) * (len(whole) // 2):
+        raise TokenError(f"conversations: got roles {roles}, expected human, gpt alternating")
+    if any(not isinstance(text, str) for text in texts):
+        raise TokenError(f"conversations: got values {texts}, expected texts")
+    sides = [*[None] * first, *texts, *[None] * last]
+    return [Turn(*pair) for pair in zip(sides[::2], sides[1::2], strict=True)]
 
 
-def save_tokenizer(tokenizer: Tokenizer, folder: Path, max_length: int) -> None:
-    """Writes the folder that `load_tokenizer` and transformers' AutoTokenizer read."""
-    import json
-
-    folder.mkdir(parents=True, exist_ok=True)
-    tokenizer.save(str(folder / "tokenizer.json"))
-    names = {"unk_token": PAD, "pad_token": PAD, "bos_token": BOS, "eos_token": EOS}
-    settings = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "model_max_length": max_length,
-        "padding_side": "right",
-        "clean_up_tokenization_spaces": False,
-        **names,
-    }
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=1) + "\n")
-    (folder / "special_tokens_map.json").write_text(json.dumps(names, indent=1) + "\n")
+def media_paths(value: Any, id: str) -> list[str]:
+    """Returns a record's `image` or `ecg`, one path or a list of them, as a list."""
+    paths = [] if value is None else [value] if isinstance(value, str) else value
+    if not isinstance(paths, list | tuple) or not all(isinstance(path, str) for path in paths):
+        raise TokenError(f"{id}: got media {value!r}, expected a path or a list of paths")
+    return list(paths)
 
 
-def load_tokenizer(folder: Path) -> Tokenizer:
-    """Returns the tokenizer saved in `folder`; ConfigError if there is none."""
-    path = folder / "tokenizer.json"
-    if not path.is_file():
-        raise ConfigError(
-            f"{path}: missing, expected a tokenizer.json; name its folder by data.tokenizer"
+def texts_of(template_name: str, turns: Sequence[tuple[str, str]]) -> list[str]:
+    """Returns the texts that a conversation is tokenized from, for training a tokenizer."""
+    form = template(template_name)
+    parts = form.parts(form.system, [Turn(*turn) for turn in turns], False)
+    texts = [text for part in parts for text in part.text.split(IMAGE)]
+    for special in form.needs:
+        texts = [text.replace(special, "") for text in texts]
+    return [text for text in texts if text]
+
+
+def by_lengths(
+    tokenizer: Tokenizer, form: Template, parts: Sequence[Part], total: int
+) -> list[bool]:
+    """Returns what the original learns in its v0: counted by the tokens of each part alone.
+
+    A part alone has a begin token more than in the row, and the first two tokens of a question
+    are not left out, so the counts run ahead of the answers. Kept for fidelity to v0 only.
+    """
+    lengths = [len(_tokens(tokenizer, form, [part])[0]) for part in parts]
+    learn, end = [False] * lengths[0] + [True] * total, lengths[0]
+    for part, length in zip(parts[1:-1], lengths[1:-1], strict=True):
+        if not part.learn:
+            learn[end + 2 : end + length] = [False] * (length - 2)
+        end += length
+    return learn[:total]
+
+
+def _tokens(
+    tokenizer: Tokenizer, form: Template, parts: Sequence[Part]
+) -> tuple[list[int], list[bool]]:
+    """Returns ids and what is learnt."""
+    begin = form.bos or tokenizer.adds_bos
+    ids = [tokenizer.bos_id] if begin and tokenizer.bos_id is not None else []
+    learn = [False] * len(ids)
+    stretches = [[part] for part in parts] if form.encoded == "parts" else [parts]
+    for stretch in stretches:
+        marked = np.repeat([part.learn for part in stretch], [len(part.text) for part in stretch])
+        start = 0
+        for count, text in enumerate("".join(part.text for part in stretch).split(IMAGE)):
+            if count:
+                ids, learn, start = [*ids, IMAGE_TOKEN], [*learn, False], start + len(IMAGE)
+            pieces = tokenizer.encode(text)
+            ids += pieces.ids
+            learn += _overlapping(marked[start : start + len(text)], pieces.starts, pieces.ends)
+            start += len(text)
+    return ids, learn
+
+
+def _overlapping(
+    marked: Bool[np.ndarray, " C"], starts: Iterable[int], ends: Iterable[int]
+) -> list[bool]:
+    """Returns which of the pieces hold a marked character; an empty one counts as the next."""
+    return [
+        bool(marked[start : max(end, start + 1)].any())
+        for start, end in zip(starts, ends, strict=True)
+    ]
+
+
+def _require_special(tokenizer: Tokenizer, name: str, form: Template, id: str) -> None:
+    if missing := [token for token in form.needs if token not in tokenizer.special]:
+        raise TokenError(
+            f"{id}: template {name!r} needs the special tokens {', '.join(missing)}, the tokenizer "
+            f"has {', '.join(sorted(tokenizer.special)) or 'none'}; choose the template of the "
+            "tokenizer's model (model.template)"
         )
-    try:
-        tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # tokenizers raises nothing narrower
-        raise ConfigError(f"{path}: got {error}, expected a tokenizer.json") from error
-    special_ids(tokenizer)
-    return tokenizer
+
+
+def _require_placeholders(turns: Sequence[Turn], num_media: int | None, id: str) -> None:
+    if any(IMAGE in (turn.answer or "") for turn in turns):
+        raise TokenError(f"{id}: got {IMAGE} in an answer, expected it in a question")
+    count = sum((turn.question or "").count(IMAGE) for turn in turns)
+    if num_media not in (None, count):
+        raise TokenError(
+            f"{id}: got {count} {IMAGE} in the questions, expected {num_media}: one for each medium"
+        )

@@ -17,7 +17,6 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
-from tokenizers import Tokenizer
 
 from gem_jax import checkpoint, log, sharding, usage
 from gem_jax.config import Config, ConfigError, read_json, to_dict
@@ -29,7 +28,7 @@ from gem_jax.optimizer import merge, optimizer, split
 from gem_jax.record import Pending, recorder
 from gem_jax.signals import stop_signals
 from gem_jax.start import initial_params, param_shapes
-from gem_jax.tokens import load_tokenizer, save_tokenizer
+from gem_jax.tokenizer import Tokenizer, load_tokenizer, save_tokenizer
 
 
 @struct.dataclass
@@ -195,7 +194,7 @@ def _tokenizer(config: Config, start: checkpoint.Located | None) -> Tokenizer:
         raise ConfigError("data.tokenizer: is empty, expected a folder; or start from --init CKPT")
     folder = start.tokenizer if start and not config.data.tokenizer else Path(config.data.tokenizer)
     tokenizer = load_tokenizer(folder)
-    pieces, rows = tokenizer.get_vocab_size(), config.model.llm.vocab_size
+    pieces, rows = tokenizer.num_tokens, config.model.llm.vocab_size
     if pieces > rows:
         raise ConfigError(
             f"model.llm.vocab_size: got {rows}, expected at least the {pieces} pieces of {folder}"

@@ -48,7 +48,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with shards of nine sample records, three of them held out, and a tokenizer."""
     from data_prep import prep
     from data_prep.shards import read_shard, shard_files
-    from gem_jax.tokens import save_tokenizer, train_tokenizer
+    from gem_jax.tokenizer import save_tokenizer, train_tokenizer
 
     folder = tmp_path_factory.mktemp("prepared")
     items = prep.corpus_items("sample")

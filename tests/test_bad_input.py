@@ -29,7 +29,7 @@ from gem_jax.config import ConfigError
 from gem_jax.evaluate import read_predictions
 from gem_jax.models.gem import abstract_params
 from gem_jax.recipes import load_recipe
-from gem_jax.tokens import save_tokenizer, train_tokenizer
+from gem_jax.tokenizer import save_tokenizer, train_tokenizer
 from wfdb_records import edit_header, write
 
 ROOT = Path(__file__).parents[1]

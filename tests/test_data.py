@@ -14,7 +14,7 @@ from gem_jax import data
 from gem_jax.config import ConfigError
 from gem_jax.data import augmented, ids_hash, page_tiles, prompt_row, stack, train_batches
 from gem_jax.preprocess import ecg_array
-from gem_jax.tokens import load_tokenizer
+from gem_jax.tokenizer import load_tokenizer
 
 EOS = tiny.MODEL.eos_token_ids[0]
 
@@ -83,7 +83,7 @@ def test_without_augmentation_the_record_is_itself(prepared, tokenizer, examples
         record = known[name].signal()
         np.testing.assert_array_equal(made.batch.ecg[row, 0], ecg_array(record, tiny.MODEL.ecg))
         np.testing.assert_array_equal(made.batch.image[row], page_tiles(record, tiny.MODEL))
-        told = tokenizer.decode(list(made.batch.targets[row][made.batch.loss_mask[row]]))
+        told = tokenizer.decode(made.batch.targets[row][made.batch.loss_mask[row]].tolist())
         assert told.strip() == known[name].conversations[1]["value"]
 
 
@@ -147,7 +147,7 @@ def test_a_prompt_ends_at_the_cue_and_the_answer_is_not_in_it(tokenizer):
     row = prompt_row(tokenizer, tiny.MODEL, "Describe this ECG in brief.", tiny.LENGTH)
     assert not row.loss_mask.any()
     assert (row.media_index >= 0).sum() == tiny.MEDIA
-    text = tokenizer.decode(list(row.tokens[: row.length]))
+    text = tokenizer.decode(row.tokens[: row.length].tolist())
     assert text.endswith("ASSISTANT:")
     named = prompt_row(tokenizer, tiny.MODEL, "<image>\nDescribe this ECG in brief.", tiny.LENGTH)
     np.testing.assert_array_equal(named.tokens, row.tokens)

@@ -15,7 +15,7 @@ from gem_jax.models.pretrain import DenseTargets
 from gem_jax.optimizer import PARTS, optimizer, split
 from gem_jax.recipes import load_recipe
 from gem_jax.start import param_shapes
-from gem_jax.tokens import template
+from gem_jax.templates import template
 
 FILES = sorted((Path(__file__).parents[1] / "experiments").glob("*.py"))
 

@@ -1,4 +1,10 @@
-"""Conversations become rows: placeholders, labels on the answers alone, nothing cut silently."""
+"""Conversations as tokens: ids and labels of the original's, labels on the answers alone."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -6,121 +12,245 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gem_jax.config import ConfigError
+from gem_jax.templates import IMAGE, TEMPLATES, TokenError, template
+from gem_jax.tokenizer import EOS, load_tokenizer, train_tokenizer
 from gem_jax.tokens import (
-    BOS,
-    EOS,
-    IMAGE,
-    TokenError,
+    IGNORED,
+    IMAGE_TOKEN,
     encode,
-    load_tokenizer,
-    save_tokenizer,
-    template,
-    train_tokenizer,
+    media_paths,
+    one_sided_turns_of,
+    placeholder_first,
+    texts_of,
     turns_of,
 )
 
-TEXTS = ["Rate 72 bpm. Axis normal, 45 degrees.", f"USER: {IMAGE}\nDescribe this ECG. ASSISTANT:"]
-TOKENIZER = train_tokenizer(TEXTS * 4, 400)
-BARE = template("bare")
+GOLDENS = Path(__file__).parent / "goldens"
+TEXT = json.loads((GOLDENS / "text.json").read_text())
+# What the original cannot label: it counts the tokens of rounds, loses its count and masks all.
+LOST = {
+    *itertools.product(
+        ("vicuna_v1", "llava_v1"),
+        (True, False),
+        ("last_turn_is_human", "answer_with_sep2", "question_with_ASSISTANT"),
+    ),
+    *(("llava_llama_2", True, name) for name in ("last_turn_is_human", "answer_with_sep2")),
+    *(("mpt", True, case["name"]) for case in TEXT["cases"] if case["template"] == "mpt"),
+}
+STOPS = {"vicuna_v1": "</s>", "llava_v1": "</s>", "llava_llama_2": " </s>", "mpt": "<|im_end|>"}
+OWN = train_tokenizer(["Rate 72 bpm. Axis normal.", "USER: \nDescribe this ECG. ASSISTANT:"], 400)
 
 
-def row_of(turns, **options):
-    return encode(TOKENIZER, BARE, turns, **{"num_media": 5, "length": 120, **options})
+@pytest.fixture(scope="module")
+def tokenizers(tmp_path_factory):
+    later = tmp_path_factory.mktemp("later")
+    for path in (GOLDENS / "tokenizer_llama").iterdir():
+        (later / path.name).write_bytes(path.read_bytes())
+    settings = json.loads((later / "tokenizer_config.json").read_text())
+    (later / "tokenizer_config.json").write_text(json.dumps({**settings, "legacy": False}))
+    return {
+        True: load_tokenizer(GOLDENS / "tokenizer_llama"),
+        False: load_tokenizer(later),
+        None: load_tokenizer(GOLDENS / "tokenizer_qwen"),
+    }
 
 
-def learned(row):
-    """The text of the tokens that carry loss."""
-    return TOKENIZER.decode(list(row.targets[row.loss_mask]), skip_special_tokens=False)
+def key_of(case):
+    return case["template"], case["legacy"], case["name"]
 
 
-def test_labels_cover_the_answer_and_its_end_alone():
-    row = row_of([(f"{IMAGE}\nDescribe.", "Rate 72 bpm.")])
-    assert learned(row) == f" Rate 72 bpm.{EOS}"
-    assert row.targets[row.loss_mask][-1] == TOKENIZER.token_to_id(EOS)
+def encoded(case, tokenizers):
+    turns = one_sided_turns_of(case["conversation"])
+    return encode(tokenizers[case["legacy"]], case["template"], turns, any_tokenizer=True)
 
 
-def test_every_turn_is_learned():
-    row = row_of([(f"{IMAGE}\nA?", "one"), ("B?", "two")])
-    assert learned(row) == f" one{EOS} two{EOS}"
+def learnt(tokenizer, made):
+    return tokenizer.decode(made.ids[made.learn].tolist(), skip_special=False)
 
 
-@pytest.mark.parametrize("answer", ["", "USER: no ASSISTANT: no", "é ♥ \n"])
-def test_odd_answers_are_learned_whole(answer):
-    assert learned(row_of([(f"{IMAGE}\nA?", answer)])) == f" {answer}{EOS}"
-
-
-def test_placeholders_are_numbered_where_the_image_stands():
-    row = row_of([(f"{IMAGE}\nDescribe.", "yes")])
-    media = row.media_index[row.media_index >= 0]
-    assert media.tolist() == [0, 1, 2, 3, 4]
-    assert not row.loss_mask[row.media_index >= 0].any()
-    before = TOKENIZER.decode(list(row.tokens[: int(np.argmax(row.media_index >= 0))]), False)
-    assert before == f"{BOS}USER: "
-
-
-def test_a_row_of_text_alone_has_no_placeholder():
-    assert (row_of([(f"{IMAGE}\nA?", "b")], num_media=0).media_index == -1).all()
-
-
-def test_a_prompt_is_the_beginning_of_the_whole_row():
-    turns = [(f"{IMAGE}\nA?", "Rate 72 bpm.")]
-    whole, prompt = row_of(turns), row_of(turns, answer_open=True)
-    assert prompt.length < whole.length
-    np.testing.assert_array_equal(whole.tokens[: prompt.length], prompt.tokens[: prompt.length])
-    assert not prompt.loss_mask.any()
-
-
-def test_padding_comes_from_the_length_and_not_from_an_id():
-    row = row_of([(f"{IMAGE}\nA?", "b")])
-    assert row.segments.tolist() == [1] * row.length + [0] * (120 - row.length)
-    assert not row.loss_mask[row.length - 1 :].any()
+@pytest.mark.parametrize("case", TEXT["cases"], ids=lambda case: "-".join(map(str, key_of(case))))
+def test_ids_and_labels_are_the_originals(case, tokenizers):
+    made = encoded(case, tokenizers)
+    assert made.ids.tolist() == case["input_ids"]
+    if key_of(case) in LOST:
+        assert set(case["labels"]) == {IGNORED}
+    else:
+        assert made.labels.tolist() == case["labels"]
 
 
 @pytest.mark.parametrize(
-    ("turns", "message"),
+    "case",
+    [case for case in TEXT["cases"] if key_of(case) in LOST],
+    ids=lambda case: "-".join(map(str, key_of(case))),
+)
+def test_t01_where_the_original_masks_everything_the_answers_and_their_stop_are_learnt(
+    case, tokenizers
+):
+    made, turns = encoded(case, tokenizers), one_sided_turns_of(case["conversation"])
+    answers = [turn.answer for turn in turns if turn.answer is not None and turn.question]
+    told = learnt(tokenizers[case["legacy"]], made).replace(" ", "")
+    expected = "".join(answer + STOPS[case["template"]] for answer in answers)
+    assert told == expected.replace(" ", "")
+
+
+@pytest.mark.parametrize("case", TEXT["eval_prompts"], ids=lambda case: case["template"])
+def test_prompts_are_those_of_the_original_asking(case, tokenizers):
+    name = case["template"].split("(")[0]
+    turns = [(f"{IMAGE}\n{case['question']}", "")]
+    if name == "v0":  # the original asks after an example of its own
+        _, asked, said, *_ = case["prompt"].split("###")
+        turns = [(asked.removeprefix("Human: "), said.removeprefix("Assistant: ")), *turns]
+    tokenizer = tokenizers[case.get("legacy")]
+    made = encode(tokenizer, name, turns, answer_open=True, any_tokenizer=True)
+    assert made.ids.tolist() == case["input_ids"]
+    assert not made.learn.any()
+
+
+def test_a_swapped_answer_gives_other_ids(tokenizers):
+    case = next(case for case in TEXT["cases"] if case["name"] == "one_turn_image")
+    other = [case["conversation"][0], {"from": "gpt", "value": "The rhythm is paced."}]
+    made = encoded({**case, "conversation": other}, tokenizers)
+    assert made.ids.tolist() != case["input_ids"]
+
+
+@pytest.mark.parametrize("legacy", [True, False])
+@pytest.mark.parametrize(
+    "answers",
+    [("",), ("USER: no ASSISTANT: no",), ("so</s> it is",), ("one", "two", "three"), (" a ",)],
+    ids=str,
+)
+def test_t01_labels_cover_each_answer_and_its_stop_token(legacy, answers, tokenizers):
+    tokenizer = tokenizers[legacy]
+    turns = [(f"{IMAGE}\nQ?" if not place else "Q?", a) for place, a in enumerate(answers)]
+    made = encode(tokenizer, "vicuna_v1", turns)
+    told = learnt(tokenizer, made).replace(" ", "")
+    assert told == "".join(f"{answer}</s>" for answer in answers).replace(" ", "")
+    stops = (made.ids == tokenizer.eos_id) & made.learn
+    assert stops.sum() == "".join(answers).count("</s>") + len(answers)
+
+
+def test_t01_with_and_without_a_begin_token_the_same_is_learnt(tokenizers, tmp_path):
+    for name in ("tokenizer.model", "tokenizer_config.json"):
+        (tmp_path / name).write_bytes((GOLDENS / "tokenizer_llama" / name).read_bytes())
+    settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    settings["add_bos_token"] = False
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    turns = [(f"{IMAGE}\nRate?", "72.")]
+    plain = encode(load_tokenizer(tmp_path), "vicuna_v1", turns)
+    begun = encode(tokenizers[True], "vicuna_v1", turns)
+    assert begun.ids.tolist() == [1, *plain.ids]
+    assert begun.labels.tolist() == [IGNORED, *plain.labels]
+
+
+@pytest.mark.parametrize(("name", "legacy"), [("vicuna_v1", None), ("qwen_2", True), ("mpt", True)])
+def test_t01_a_template_that_is_not_the_tokenizers_is_refused(name, legacy, tokenizers):
+    with pytest.raises(TokenError, match=f"'{name}' needs the special tokens .*the tokenizer has"):
+        encode(tokenizers[legacy], name, [("a", "b")])
+
+
+@pytest.mark.parametrize("name", sorted(set(TEMPLATES) - {"plain", "v0"}))
+def test_t01_a_conversation_without_an_answer_is_refused(name, tokenizers):
+    tokenizer = tokenizers[None] if name in ("qwen_2", "mpt") else tokenizers[True]
+    with pytest.raises(TokenError, match="rec/7: got no answer to learn"):
+        encode(tokenizer, name, [("Rate?", None)], id="rec/7")
+
+
+@pytest.mark.parametrize(
+    ("question", "answer", "num_media", "message"),
     [
-        ([("no picture", "b")], "expected <image> once"),
-        ([(f"{IMAGE}{IMAGE}", "b")], "expected <image> once"),
-        ([(f"{IMAGE}", f"see {IMAGE}")], "in an answer"),
-        ([(f"{IMAGE}\nA?", "word " * 200)], "expected at most 120"),
+        ("no picture", "b", 1, "r9: got 0 <image> in the questions, expected 1"),
+        (f"{IMAGE}", "b", 0, "r9: got 1 <image> in the questions, expected 0"),
+        (f"{IMAGE}{IMAGE}", "b", 1, "r9: got 2 <image> in the questions, expected 1"),
+        (f"{IMAGE}", f"see {IMAGE}", 1, "r9: got <image> in an answer"),
     ],
 )
-def test_conversations_that_fit_nothing_are_refused(turns, message):
+def test_t02_placeholders_that_do_not_fit_their_media_are_refused(
+    question, answer, num_media, message, tokenizers
+):
     with pytest.raises(TokenError, match=message):
-        row_of(turns)
+        encode(tokenizers[True], "vicuna_v1", [(question, answer)], num_media=num_media, id="r9")
 
 
-def test_roles_must_alternate():
+@pytest.mark.parametrize("count", [0, 1, 2])
+def test_t02_as_many_placeholders_as_media_are_taken(count, tokenizers):
+    made = encode(tokenizers[True], "vicuna_v1", [(IMAGE * count + "?", "b")], num_media=count)
+    assert made.num_placeholders == count
+
+
+def test_t02_a_path_is_a_list_of_one():
+    assert media_paths("a/b.png", "r9") == ["a/b.png"]
+    assert media_paths(["a.png", "b.png"], "r9") == ["a.png", "b.png"]
+    assert media_paths(None, "r9") == []
+    with pytest.raises(TokenError, match="r9: got media 3"):
+        media_paths(3, "r9")
+
+
+@pytest.mark.parametrize("case", TEXT["cases"][:13], ids=lambda case: case["name"])
+def test_t02_a_placeholder_moves_to_the_front_as_in_the_original(case):
+    values = [turn["value"] for turn in case["conversation"]]
+    expected = [turn["value"] for turn in case["after_preprocess_multimodal"]]
+    assert [placeholder_first(text) if IMAGE in text else text for text in values] == expected
+
+
+def test_t02_it_moves_in_that_mode_only(tokenizers):
+    turns = [(f"Look {IMAGE} here", "yes")]
+    kept = encode(tokenizers[True], "vicuna_v1", turns, image_first=False)
+    moved = encode(tokenizers[True], "vicuna_v1", turns)
+    assert np.argmax(kept.ids == IMAGE_TOKEN) > np.argmax(moved.ids == IMAGE_TOKEN)
+    two = f"{IMAGE} and {IMAGE}"
+    assert placeholder_first(two) == two
+
+
+@given(st.text(st.sampled_from("ab 1.\n(é✓:'"), max_size=12), st.text(max_size=12))
+def test_a_prompt_is_the_beginning_of_the_whole(question, answer):
+    if IMAGE in answer + question:
+        return
+    turns = [(f"{IMAGE}\n{question}", answer)]
+    whole = encode(OWN, "bare", turns)
+    prompt = encode(OWN, "bare", turns, answer_open=True)
+    assert whole.ids[: len(prompt.ids)].tolist() == prompt.ids.tolist()
+    assert not prompt.learn.any()
+    assert learnt(OWN, whole) == f" {answer}{EOS}"
+
+
+def test_a_small_models_row_is_cut_into_tokens_as_its_pieces_were():
+    ids = [OWN.bos_id, *OWN.encode("USER: ").ids, IMAGE_TOKEN]
+    ids += [*OWN.encode("\nRate? ASSISTANT:").ids, *OWN.encode(" 72.").ids, OWN.eos_id]
+    ids += [*OWN.encode("USER: Sure? ASSISTANT:").ids, *OWN.encode(" yes").ids, OWN.eos_id]
+    turns = [(f"{IMAGE}\nRate?", "72."), ("Sure?", "yes")]
+    assert encode(OWN, "bare", turns).ids.tolist() == ids
+
+
+def test_the_texts_for_a_tokenizer_hold_no_special_token():
+    texts = texts_of("bare", [(f"{IMAGE}\nRate?", "72.")])
+    assert texts == ["USER: ", "\nRate? ASSISTANT:", " 72."]
+
+
+@pytest.mark.parametrize(
+    ("roles", "one_sided"),
+    [(("gpt", "human"), True), (("human",), True), (("human", "human"), False), ((), False)],
+)
+def test_roles_must_alternate_from_a_question_to_an_answer(roles, one_sided):
+    conversation = [{"from": role, "value": "a"} for role in roles]
     with pytest.raises(TokenError, match="alternating"):
-        turns_of([{"from": "gpt", "value": "a"}, {"from": "human", "value": "b"}])
+        turns_of(conversation)
+    if one_sided:
+        assert one_sided_turns_of(conversation)
+    else:
+        with pytest.raises(TokenError, match="alternating"):
+            one_sided_turns_of(conversation)
+
+
+def test_a_value_that_is_no_text_is_refused():
+    with pytest.raises(TokenError, match="expected texts"):
+        turns_of([{"from": "human", "value": ["a"]}, {"from": "gpt", "value": "b"}])
+
+
+def test_plain_takes_one_question_and_answer(tokenizers):
+    with pytest.raises(TokenError, match="one question and answer in plain"):
+        encode(tokenizers[True], "plain", [("a", "b"), ("c", "d")])
 
 
 def test_an_unknown_template_is_refused_by_name():
     with pytest.raises(ConfigError, match="vicuna_v1"):
         template("vicuna")
-
-
-@given(st.text(max_size=40))
-def test_the_tokenizer_gives_every_text_back(text):
-    assert TOKENIZER.decode(TOKENIZER.encode(text).ids, skip_special_tokens=False) == text
-
-
-def test_digits_are_single_pieces():
-    pieces = TOKENIZER.encode("Rate 172 bpm").tokens
-    assert [piece for piece in pieces if piece.strip("Ġ").isdigit()] == ["1", "7", "2"]
-
-
-def test_a_saved_tokenizer_reads_the_same_also_for_transformers(tmp_path):
-    from transformers import AutoTokenizer
-
-    save_tokenizer(TOKENIZER, tmp_path, 120)
-    ids = TOKENIZER.encode(TEXTS[0]).ids
-    assert load_tokenizer(tmp_path).encode(TEXTS[0]).ids == ids
-    theirs = AutoTokenizer.from_pretrained(tmp_path)
-    assert theirs.encode(TEXTS[0]) == ids
-    assert (theirs.pad_token_id, theirs.eos_token_id) == (0, 2)
-
-
-def test_a_missing_tokenizer_is_named(tmp_path):
-    with pytest.raises(ConfigError, match=r"tokenizer\.json"):
-        load_tokenizer(tmp_path)

@@ -48,7 +48,7 @@ class GemConfig:
     """How a page becomes tiles: `ori`, `pad` or `anyres`."""
     max_length: int
     template: str = "vicuna_v1"
-    """Conversation template that the weights were trained with, of `gem_jax.tokens.TEMPLATES`."""
+    """Conversation template that the weights were trained with, of `gem_jax.templates`."""
     patch_merge: str = "flat"
     """How tiles become a sequence: `flat`, `spatial` or `spatial_unpad`."""
     grid_pinpoints: tuple[tuple[int, int], ...] = ()
