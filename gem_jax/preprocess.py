@@ -16,7 +16,6 @@ from PIL import Image
 
 from data_prep.records import LEADS, BadInput, Record, resample
 from gem_jax.media import best_canvas
-from gem_jax.models.clip import ClipConfig
 from gem_jax.models.ecg import EcgConfig
 from gem_jax.models.gem import GemConfig
 
@@ -123,17 +122,6 @@ def image_tiles(
         square = _square(page) if config.image_mode == "pad" else page
         tiles = [_middle(square, size)]
     return np.stack([_normalise(tile) for tile in tiles])
-
-
-def image_array(image: Image.Image, config: ClipConfig, mode: str) -> Float[np.ndarray, "H W 3"]:
-    """Returns the one tile of a page in mode `pad`.
-
-    Raises:
-        BadInput: for another mode.
-    """
-    if mode != "pad":
-        raise BadInput(f"model.image_mode: got {mode!r}, expected pad")
-    return _normalise(_middle(_square(on_white(image)), config.image_size))
 
 
 def _normalise(tile: Image.Image) -> Float[np.ndarray, "H W 3"]:
