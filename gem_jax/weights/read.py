@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import jax
 import numpy as np
 from flax import traverse_util
 
@@ -46,13 +47,17 @@ class Added:
     """File of its projector; without one the parameters lack `ecg_projector`."""
 
 
-def read_gem(source: Path, vision: Path | None = None) -> tuple[GemConfig, dict]:
-    """Returns (config, parameters) of the official folder `source`, all of its own."""
-    return read_with(source, Added(vision))
+@dataclass(frozen=True)
+class Import:
+    """What an import will read, all of it checked."""
+
+    config: GemConfig
+    """Its param_dtype says, part by part, what `leaves` gives."""
+    sources: list[Source]
 
 
-def read_with(source: Path, added: Added) -> tuple[GemConfig, dict]:
-    """Returns (config, parameters as numpy arrays) of the official folder `source`.
+def plan_import(source: Path, added: Added) -> Import:
+    """Returns what the official folder `source` and what is `added` hold, nothing of it read yet.
 
     Nothing is rounded: each part keeps the dtype of its tensors.
 
@@ -63,22 +68,46 @@ def read_with(source: Path, added: Added) -> tuple[GemConfig, dict]:
     official = read_official(source, added.vision, NEWLINE in open_folder(source).entries)
     if added.ecg_encoder:
         official = with_ecg_encoder(official, added.ecg_encoder, source)
-    sources = _sources(source, official, added)
-    shapes = _flat(abstract_params(official.config))
-    refuse(source, [text for shards, slots in sources for text in _problems(shards, slots, shapes)])
-    config = _with_dtypes(official.config, sources)
-    filled = {slot.path for _, slots in sources for slot in slots.values()}
-    arrays = {
-        path: np.empty(leaf.shape, leaf.dtype)
-        for path, leaf in _flat(abstract_params(config)).items()
-        if path in filled
-    }
-    for shards, slots in sources:
+    return checked(source, official.config, _sources(source, official, added))
+
+
+def checked(where: Path, config: GemConfig, sources: list[Source]) -> Import:
+    """Returns the import of `sources` into a model of `config`'s sizes; WeightsError as above."""
+    shapes = _flat(abstract_params(config))
+    refuse(where, [text for shards, slots in sources for text in _problems(shards, slots, shapes)])
+    return Import(_with_dtypes(config, sources), sources)
+
+
+def leaves(plan: Import) -> Iterator[tuple[str, np.ndarray]]:
+    """Yields (path, parameter), one after the other; the caller drops one before the next."""
+    abstract = _flat(abstract_params(plan.config))
+    tensors: dict[str, list[tuple[Shards, str, Slot]]] = {}
+    for shards, slots in plan.sources:
         for name, slot in slots.items():
-            tensor = shards.read(name)
-            place = ... if slot.layer is None else slot.layer
-            arrays[slot.path][place] = tensor if slot.axes is None else tensor.transpose(slot.axes)
-    return config, traverse_util.unflatten_dict(arrays, sep="/")
+            tensors.setdefault(slot.path, []).append((shards, name, slot))
+    for path, rows in tensors.items():
+        yield path, _leaf(abstract[path], rows)
+
+
+def _leaf(leaf: jax.ShapeDtypeStruct, rows: list[tuple[Shards, str, Slot]]) -> np.ndarray:
+    """Returns one parameter, its layers stacked from their official tensors."""
+    array = np.empty(leaf.shape, leaf.dtype)
+    for shards, name, slot in rows:
+        tensor = shards.read(name)
+        place = ... if slot.layer is None else slot.layer
+        array[place] = tensor if slot.axes is None else tensor.transpose(slot.axes)
+    return array
+
+
+def read_gem(source: Path, vision: Path | None = None) -> tuple[GemConfig, dict]:
+    """Returns (config, parameters) of the official folder `source`, all of its own."""
+    return read_with(source, Added(vision))
+
+
+def read_with(source: Path, added: Added) -> tuple[GemConfig, dict]:
+    """Returns (config, all parameters as numpy arrays) of `source`; raises as plan_import does."""
+    plan = plan_import(source, added)
+    return plan.config, traverse_util.unflatten_dict(dict(leaves(plan)), sep="/")
 
 
 def _sources(source: Path, official: Official, added: Added) -> list[Source]:
