@@ -59,7 +59,17 @@ VISION_FIXED = GENERIC_FIXED | {
     "dropout": (0.0,),
     "num_channels": (3,),
 }
-VISION_INERT = GENERIC_INERT | {"projection_dim"}
+VISION_INERT = GENERIC_INERT | {"projection_dim", "vocab_size"}
+# What CLIPVisionConfig of transformers holds where a nested vision_config leaves a key out: a
+# config around it says only what differs.
+VISION_DEFAULTS = {
+    "hidden_size": 768,
+    "image_size": 224,
+    "intermediate_size": 3072,
+    "num_attention_heads": 12,
+    "num_hidden_layers": 12,
+    "patch_size": 32,
+}
 
 ECG_READ = words("seq_length lead_num layers width head_width mlp_ratio patch_size")
 # `output_tokens` is what the tower returns to open_clip; `patch_dropout` acts in its training only.
@@ -118,7 +128,8 @@ def read_vision(folder: Path, select_layer: int) -> ClipConfig:
     """Returns the image encoder's sizes from its folder, a CLIPVisionModel or a whole CLIPModel."""
     where = folder / "config.json"
     values = read_json(where)
-    values = values.get("vision_config", values)
+    if "vision_config" in values:
+        values = VISION_DEFAULTS | value(values, "vision_config", dict, where)
     check_keys(values, where, VISION_READ, VISION_FIXED, VISION_INERT)
     return build(
         ClipConfig,
@@ -138,15 +149,16 @@ def read_vision(folder: Path, select_layer: int) -> ClipConfig:
 def read_ecg(folder: Path, name: str | None) -> EcgConfig:
     """Returns the ECG encoder's sizes from NAME.json in `folder`, the tower's.
 
-    Without a name: from the one .json there; without any: the official coca_ViT-B-32.
+    Without a name: from the one .json there that has `ecg_cfg`; without any: the official
+    coca_ViT-B-32.
     """
     if name is not None and (not isinstance(name, str) or Path(name).name != name):
         raise WeightsError(f"open_clip_config: got {name!r}, expected a name without folders")
-    found = sorted(folder.glob("*.json")) if name is None else [folder / f"{name}.json"]
+    found = _ecg_configs(folder) if name is None else [folder / f"{name}.json"]
     if len(found) > 1:
         names = ", ".join(path.name for path in found)
         raise WeightsError(
-            f"{folder}: got {names}, expected one .json; name it by open_clip_config"
+            f"{folder}: got {names}, expected one .json with ecg_cfg; name it by open_clip_config"
         )
     if not found or not found[0].is_file():
         if name in (None, COCA_VIT_B_32):
@@ -156,6 +168,12 @@ def read_ecg(folder: Path, name: str | None) -> EcgConfig:
             f"beside the tower (only {COCA_VIT_B_32} is built in)"
         )
     return _parse_ecg(found[0])
+
+
+def _ecg_configs(folder: Path) -> list[Path]:
+    """Returns the files that tell an encoder's sizes, among whatever else lies there."""
+    texts = {path: path.read_text("utf-8", "replace") for path in sorted(folder.glob("*.json"))}
+    return [path for path, text in texts.items() if '"ecg_cfg"' in text]
 
 
 def _parse_ecg(where: Path) -> EcgConfig:
