@@ -87,6 +87,8 @@ class Official:
     vision_dir: Path | None
     own_vision: bool
     """True: the checkpoint's own vision tensors count; else those of `vision_dir` do."""
+    layout: str = "official"
+    """Whose names its tensors have: `official`, or `transformers`."""
 
 
 def read_official(folder: Path, vision: Path | None, newline: bool) -> Official:
