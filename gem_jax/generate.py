@@ -57,6 +57,20 @@ class Plan:
     sampling: Sampling
 
 
+@dataclass(frozen=True)
+class Listener:
+    """Who reads along: what ends an answer's text, and who is told of it."""
+
+    stop: Sequence[str]
+    decode: Decode | None
+    on_text: Callable[[int, str], None] | None
+
+    @property
+    def follows(self) -> bool:
+        """Whether the host has to look at answers while they grow."""
+        return bool(self.stop) or self.on_text is not None
+
+
 @struct.dataclass
 class Rows:
     """What stays: tokens in each prompt, the most that it may be answered with, its seed."""
@@ -112,34 +126,41 @@ def generate(
         PromptError: The prompts leave no room for an answer, or are not padded on the right.
     """
     ends = tuple(config.eos_token_ids if eos_token_ids is None else eos_token_ids)
-    followed = bool(stop) or on_text is not None
-    _check(max_new_tokens, stop, followed and decode is None)
+    listener = Listener(stop, decode, on_text)
+    _check(max_new_tokens, listener)
     rows = _rows(config, batch, max_new_tokens, sampling, seeds)
-    most = int(rows.limits.max())
     # The seed is an argument of the programs: a new one compiles nothing.
     unseeded = Sampling(sampling.temperature, sampling.top_p, sampling.top_k)
-    plan = Plan(config, max_new_tokens, num_tokens, ends, unseeded)
-    state = _prefill(plan, params, batch, rows)
-    told = [0] * len(rows.lengths)
-    while True:
-        new, done = np.asarray(state.new), np.asarray(state.done)
-        answers = [_answer(row, ends, stop, decode) for row in new]
-        done = done | [answer.reason == "stop" for answer in answers]
-        if on_text is not None:
-            _tell(answers, done, told, stop, on_text)
-        if done.all():
-            return answers
-        until = int(state.count) + STEPS if followed else most
-        state = _decode(plan, params, rows, state.replace(done=jnp.asarray(done)), until)
+    # No answer is longer than the model, however much is wished for.
+    plan = Plan(config, min(max_new_tokens, config.max_length), num_tokens, ends, unseeded)
+    return _followed(plan, params, rows, _prefill(plan, params, batch, rows), listener)
 
 
-def _check(max_new_tokens: int, stop: Sequence[str], deaf: bool) -> None:
+def _check(max_new_tokens: int, listener: Listener) -> None:
+    stop = listener.stop
     if max_new_tokens < 1:
         raise PromptError(f"max_new_tokens: got {max_new_tokens}, expected 1 or more")
     if isinstance(stop, str) or "" in stop:
         raise PromptError(f"stop: got {stop!r}, expected a list of texts, none of them empty")
-    if deaf:
+    if listener.follows and listener.decode is None:
         raise PromptError("decode: got none, expected tokens → text for stop strings and on_text")
+
+
+def _followed(
+    plan: Plan, params: dict, rows: Rows, state: State, listener: Listener
+) -> list[Answer]:
+    """Returns the answers once all have ended; the host looks at them on the way if it must."""
+    most = int(rows.limits.max())
+    told = [0] * len(rows.lengths)
+    while True:
+        answers = [_answer(row, plan.eos_token_ids, listener) for row in np.asarray(state.new)]
+        done = np.asarray(state.done) | [answer.reason == "stop" for answer in answers]
+        if listener.on_text is not None:
+            _tell(answers, done, told, listener.stop, listener.on_text)
+        if done.all():
+            return answers
+        until = int(state.count) + STEPS if listener.follows else most
+        state = _decode(plan, params, rows, state.replace(done=jnp.asarray(done)), until)
 
 
 def _rows(
@@ -163,19 +184,17 @@ def _rows(
     return Rows(lengths, np.minimum(room, max_new_tokens), np.asarray(own, np.uint32))
 
 
-def _answer(
-    row: Int[np.ndarray, "M"], ends: Sequence[int], stop: Sequence[str], decode: Decode | None
-) -> Answer:
+def _answer(row: Int[np.ndarray, "M"], ends: Sequence[int], listener: Listener) -> Answer:
     """Returns the answer that a row is, or would be if it ended now."""
     tokens = tuple(row[row != NOTHING].tolist())
     end = tokens[-1] if tokens[-1] in ends else None
     tokens = tokens if end is None else tokens[:-1]
     reason = "length" if end is None else "eos"
-    if decode is None:
+    if listener.decode is None:
         return Answer(tokens, reason, end_token=end)
-    text, stopped = cut(decode(list(tokens)), stop)
+    text, stopped = cut(listener.decode(list(tokens)), listener.stop)
     if stopped:
-        return Answer(within(tokens, decode, text), "stop", text)
+        return Answer(within(tokens, listener.decode, text), "stop", text)
     return Answer(tokens, reason, text, end)
 
 
@@ -205,13 +224,12 @@ def _prefill(plan: Plan, params: dict, batch: Batch, rows: Rows) -> State:
     mask = jnp.pad(mask, ((0, 0), (0, 0), (0, 0), (0, further)))
     cache = empty_cache(plan.config.llm, count, prompt + further)
     prefilled: Any = Gem(plan.config).apply(
-        {"params": params}, batch, mask, cache, method="prefill"
+        {"params": params}, batch, mask, cache, rows.lengths - 1, method="prefill"
     )
     logits, cache = prefilled
-    last = jnp.take_along_axis(logits, (rows.lengths - 1)[:, None, None], axis=1)[:, 0]
     new = jnp.full((count, plan.max_new_tokens), NOTHING, jnp.int32)
     start = State(cache, jnp.int32(0), new, jnp.zeros(count, bool))
-    return _written(plan, rows, start, cache, last)
+    return _written(plan, rows, start, cache, logits)
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=3)
@@ -229,15 +247,15 @@ def _decode(plan: Plan, params: dict, rows: Rows, state: State, until: Int[Array
         mask = _readable(rows.lengths, prompt, slots, at, plan.config.llm.sliding_window)
         decoded: Any = Gem(plan.config).apply(
             {"params": params},
-            token[:, None],
-            (rows.lengths + at)[:, None],
-            mask[:, None, None],
+            token,
+            rows.lengths + at,
+            mask,
             state.cache,
             prompt + at,
             method="decode",
         )
         logits, cache = decoded
-        return _written(plan, rows, state, cache, logits[:, 0])
+        return _written(plan, rows, state, cache, logits)
 
     return jax.lax.while_loop(going_on, step, state)
 

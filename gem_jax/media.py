@@ -68,6 +68,26 @@ def max_tiles(config: GemConfig) -> int:
     return 1 + max(width * height // area for width, height in config.grid_pinpoints)
 
 
+def max_features(config: GemConfig) -> int:
+    """Returns the most tokens that an ECG with its page becomes; 0 without encoders."""
+    if config.vision is None:
+        return 0
+    if config.image_mode != "anyres":
+        return config.num_media_tokens
+    # A page that fills its canvas loses no margin.
+    tiles = {canvas: grid_shape(config, canvas) for canvas in config.grid_pinpoints}
+    return config.ecg_tokens + max(
+        len(image_layout(config, 1 + across * down, canvas))
+        for canvas, (across, down) in tiles.items()
+    )
+
+
+def longest_side(config: GemConfig) -> int:
+    """Returns the pixels of the longer side of the largest page that the encoder resolves."""
+    canvases = config.grid_pinpoints if config.image_mode == "anyres" else ()
+    return max([_tile_size(config), *(max(canvas) for canvas in canvases)])
+
+
 def unpad(patches: Int[np.ndarray, "R C"], size_wh: Size) -> Int[np.ndarray, "R2 C2"]:
     """Returns the patches without the black margins that a page of this size has on its canvas.
 

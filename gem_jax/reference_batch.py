@@ -1,7 +1,4 @@
-"""A reference's case as the model takes it: its config, its rows, ECGs and tiles in one batch.
-
-Axes: B rows, T tokens, P placeholders, F features of one, E ECGs, I image tiles of a row.
-"""
+"""A reference's case as the model takes it: its config, its rows, ECGs and tiles in one batch."""
 
 import dataclasses
 import json
@@ -9,12 +6,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
 
-from gem_jax.media import Capacity, Shown, placeholder_index
+from gem_jax.inputs import Medium, features_of, stack
+from gem_jax.media import Capacity
 from gem_jax.models.gem import Batch, GemConfig
-from gem_jax.reference import Inputs, Picture, Reference, ReferenceFileError
+from gem_jax.reference import Inputs, Reference, ReferenceFileError
 from gem_jax.reference_checks import IGNORED, PLACEHOLDER
+from gem_jax.rows import merge
+from gem_jax.tokens import Encoded
 
 # Keys of an official config.json that a case may set, and the model's fields.
 OVERRIDES = {
@@ -58,108 +57,36 @@ def batch_of(
     config: GemConfig, reference: Reference, inputs: Inputs, longest: int | None, case: str
 ) -> Batch:
     """Returns the case's rows with their placeholders expanded, cut and padded to the longest."""
+    if reference.pictures and not reference.pictures[0].merged:
+        # Images that did not come as tiles are merged in no way, whatever the config says.
+        config = dataclasses.replace(config, patch_merge="flat")
     counts = ((inputs.ids == PLACEHOLDER) & inputs.mask).sum(axis=1)
     slots = np.split(inputs.slots, np.cumsum(counts)[:-1])
-    pictures = [[_picture(reference, slot, inputs.tiles) for slot in own.tolist()] for own in slots]
-    tiles = [sum(len(one.tiles) for one in own if one) for own in pictures]
+    media = [
+        [_medium(config, reference, slot, inputs.tiles) for slot in own.tolist()] for own in slots
+    ]
+    tiles = [sum(len(one.tiles) for one in own if one.tiles is not None) for own in media]
     capacity = Capacity(int(counts.max()) if config.ecg else 0, max(tiles))
     try:
-        media = [_indices(config, capacity, own) for own in pictures]
+        features = [features_of(config, capacity, own) for own in media]
     except ValueError as error:
         raise ReferenceFileError(f"{case}: {error}") from error
+    texts = zip(inputs.ids, inputs.labels, inputs.mask, features, strict=True)
     merged = [
-        _merged(ids[mask], labels[mask], own)[:longest]
-        for ids, labels, mask, own in zip(
-            inputs.ids, inputs.labels, inputs.mask, media, strict=True
-        )
+        merge(Encoded(ids[mask], (labels != IGNORED)[mask], case), own).cut(longest)
+        for ids, labels, mask, own in texts
     ]
-    columns = _padded(merged, max(map(len, merged)))
-    return Batch(
-        **columns,
-        ecg=_ecgs(reference, slots, capacity.ecgs),
-        image=_images(pictures, capacity.tiles),
-    )
+    length = max(len(row.tokens) for row in merged)
+    return stack(config, capacity, [row.padded(length) for row in merged], media)
 
 
-def _merged(
-    ids: Int[np.ndarray, "T"], labels: Int[np.ndarray, "T"], media: list[Int[np.ndarray, "_"]]
-) -> Int[np.ndarray, "M 3"]:
-    """Returns (token, label, feature or -1) of each place, features where placeholders were."""
-    text = np.stack([ids, labels, np.full(len(ids), -1)], axis=1)
-    at = np.flatnonzero(ids == PLACEHOLDER)
-    parts = np.split(text, at)
-    for number, index in enumerate(media, start=1):
-        filled = np.stack([np.zeros_like(index), np.full_like(index, IGNORED), index], axis=1)
-        parts[number] = np.concatenate([filled, parts[number][1:]])
-    return np.concatenate(parts)
-
-
-def _padded(rows: list[Int[np.ndarray, "_ 3"]], length: int) -> dict[str, np.ndarray]:
-    """Returns the text columns of a batch: rows padded on the right, targets one token ahead."""
-    lengths = np.array([[len(row)] for row in rows])
-    fill = np.array([[0, IGNORED, -1]])
-    filled = [np.concatenate([row, fill.repeat(length - len(row), axis=0)]) for row in rows]
-    tokens, labels, media = np.stack(filled).astype(np.int32).transpose(2, 0, 1)
-    ahead = np.pad(labels[:, 1:], ((0, 0), (0, 1)), constant_values=IGNORED)
-    places = np.broadcast_to(np.arange(length, dtype=np.int32), tokens.shape)
-    return {
-        "tokens": tokens,
-        "positions": places,
-        "segments": (places < lengths).astype(np.int32),
-        "media_index": media,
-        "targets": np.maximum(ahead, 0),
-        "loss_mask": ahead != IGNORED,
-    }
-
-
-def _picture(reference: Reference, slot: int, tiles: int | None) -> Picture | None:
+def _medium(config: GemConfig, reference: Reference, slot: int, tiles: int | None) -> Medium:
+    """Returns the stored ECG and image that a placeholder receives, of this its first `tiles`."""
+    ecg = reference.ecgs[slot] if config.ecg and reference.ecgs is not None else None
     if reference.pictures is None:
-        return None
+        return Medium(ecg, None, (0, 0))
     picture = reference.pictures[slot]
-    return dataclasses.replace(picture, tiles=picture.tiles[:tiles])
-
-
-def _indices(
-    config: GemConfig, capacity: Capacity, pictures: list[Picture | None]
-) -> list[Int[np.ndarray, "_"]]:
-    """Returns the features of each placeholder of a row."""
-    indices, first = [], 0
-    for number, picture in enumerate(pictures):
-        ecg = number if config.ecg else None
-        tiles = len(picture.tiles) if picture else 0
-        shown = Shown(
-            ecg, first if picture else None, tiles, picture.size_wh if picture else (0, 0)
-        )
-        # Images that did not come as tiles are merged in no way, whatever the config says.
-        flat = picture is not None and not picture.merged
-        own = dataclasses.replace(config, patch_merge="flat") if flat else config
-        indices.append(placeholder_index(own, capacity, shown))
-        first += tiles
-    return indices
-
-
-def _ecgs(
-    reference: Reference, slots: list[Int[np.ndarray, "_"]], room: int
-) -> Float[np.ndarray, "B E L N"] | None:
-    if reference.ecgs is None or not room:
-        return None
-    made = np.zeros((len(slots), room, *reference.ecgs.shape[1:]), np.float32)
-    for row, own in enumerate(slots):
-        made[row, : len(own)] = reference.ecgs[own]
-    return made
-
-
-def _images(
-    pictures: list[list[Picture | None]], room: int
-) -> Float[np.ndarray, "B I H W 3"] | None:
-    if not room:
-        return None
-    tiles = [[tile for one in own if one for tile in one.tiles] for own in pictures]
-    shape = next(own for own in tiles if own)[0].shape
-    made = np.zeros((len(tiles), room, *shape), np.float32)
-    for row, own in enumerate(tiles):
-        made[row, : len(own)] = own or 0
-    return made.transpose(0, 1, 3, 4, 2)
+    return Medium(ecg, picture.tiles[:tiles].transpose(0, 2, 3, 1), picture.size_wh)
 
 
 def _pinpoints(value: Any) -> tuple[tuple[int, int], ...]:

@@ -5,6 +5,7 @@ the row each receives; which token is text and which is padding follows from len
 id or a value. Axes: T tokens of the row, F features of one placeholder.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -54,9 +55,36 @@ class Merged:
         """The tokens that are learnt, -100 elsewhere, each at its own place."""
         return np.where(self.learn, self.tokens, IGNORED)
 
-    def cut(self, length: int) -> "Merged":
+    def cut(self, length: int | None) -> "Merged":
         """Returns the first `length` tokens, as the original: perhaps within a feature block."""
         return Merged(self.tokens[:length], self.media_index[:length], self.learn[:length], self.id)
+
+    def padded(self, length: int, side: Literal["right", "left"] = "right") -> Row:
+        """Returns the row of `length` tokens; the targets are one token ahead."""
+        count = len(self.tokens)
+        room = (length - count, 0) if side == "left" else (0, length - count)
+
+        def pad(values: np.ndarray, fill: int | bool) -> np.ndarray:
+            return np.pad(values, room, constant_values=fill)
+
+        positions = np.maximum(np.arange(length) - room[0], 0)
+        shifted = np.append(self.tokens[1:], 0), np.append(self.learn[1:], False)
+        return Row(
+            tokens=pad(self.tokens, 0).astype(np.int32),
+            positions=positions.astype(np.int32),
+            segments=pad(np.ones(count, np.int32), 0),
+            media_index=pad(self.media_index, -1).astype(np.int32),
+            targets=pad(shifted[0], 0).astype(np.int32),
+            loss_mask=pad(shifted[1], False),
+        )
+
+
+def columns(rows: Sequence[Row]) -> dict[str, np.ndarray]:
+    """Returns the text fields of a batch: the rows' own, (B, T), stacked."""
+    return {
+        field.name: np.stack([getattr(row, field.name) for row in rows])
+        for field in dataclasses.fields(Row)
+    }
 
 
 def merge(encoded: Encoded, media: Sequence[Int[np.ndarray, " _F"]]) -> Merged:
@@ -118,23 +146,4 @@ def expand(
             f"{encoded.id}: got {count} tokens, {len(np.concatenate([*media, []]))} of them "
             f"features, expected at most {length}; raise data.length or use shorter texts"
         )
-    return _padded(merged, length, padding_side)
-
-
-def _padded(merged: Merged, length: int, side: str) -> Row:
-    count = len(merged.tokens)
-    room = (length - count, 0) if side == "left" else (0, length - count)
-
-    def pad(values: np.ndarray, fill: int | bool) -> np.ndarray:
-        return np.pad(values, room, constant_values=fill)
-
-    positions = np.maximum(np.arange(length) - room[0], 0)
-    shifted = np.append(merged.tokens[1:], 0), np.append(merged.learn[1:], False)
-    return Row(
-        tokens=pad(merged.tokens, 0).astype(np.int32),
-        positions=positions.astype(np.int32),
-        segments=pad(np.ones(count, np.int32), 0),
-        media_index=pad(merged.media_index, -1).astype(np.int32),
-        targets=pad(shifted[0], 0).astype(np.int32),
-        loss_mask=pad(shifted[1], False),
-    )
+    return merged.padded(length, padding_side)

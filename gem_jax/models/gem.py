@@ -148,7 +148,7 @@ class Batch:
 
 
 class Gem(nn.Module):
-    """The model. The call gives logits; `embed` and `decode` are its two halves for generation."""
+    """The model. The call gives logits; `prefill` and `decode` are for generation."""
 
     config: GemConfig
 
@@ -197,26 +197,28 @@ class Gem(nn.Module):
         placed = jnp.take_along_axis(media, index, axis=1).astype(text.dtype)
         return jnp.where(batch.media_index[..., None] >= 0, placed, text)
 
+    def prefill(
+        self, batch: Batch, mask: Bool[Array, "B 1 T S"], cache: Cache, last: Int[Array, "B"]
+    ) -> tuple[Float[Array, "B V"], Cache]:
+        """Returns (logits of each prompt's `last` token, the cache written from its start)."""
+        embedded = self.embed(batch)
+        logits, written = self.llm(embedded, batch.positions, mask, cache, only=last)
+        assert written is not None
+        return logits[:, 0], written
+
     def decode(
         self,
-        tokens: Int[Array, "B T"],
-        positions: Int[Array, "B T"],
-        mask: Bool[Array, "B 1 T S"],
+        token: Int[Array, "B"],
+        position: Int[Array, "B"],
+        mask: Bool[Array, "B S"],
         cache: Cache,
         start: Int[Array, ""] | int,
-    ) -> tuple[Float[Array, "B T V"], Cache]:
-        """Returns (logits, cache) of text tokens that continue what the cache holds."""
-        logits, written = self.llm(self.llm.embed(tokens), positions, mask, cache, start)
+    ) -> tuple[Float[Array, "B V"], Cache]:
+        """Returns (logits, cache) of one text token a row that continues what the cache holds."""
+        embedded = self.llm.embed(token[:, None])
+        logits, written = self.llm(embedded, position[:, None], mask[:, None, None], cache, start)
         assert written is not None
-        return logits, written
-
-    def prefill(
-        self, batch: Batch, mask: Bool[Array, "B 1 T S"], cache: Cache
-    ) -> tuple[Float[Array, "B T V"], Cache]:
-        """Returns (logits, cache) of a prompt with its media, written from the cache's start."""
-        logits, written = self.llm(self.embed(batch), batch.positions, mask, cache, 0)
-        assert written is not None
-        return logits, written
+        return logits[:, 0], written
 
     def __call__(self, batch: Batch) -> Float[Array, "B T V"]:
         mask = causal_mask(batch.segments, self.config.llm.sliding_window)

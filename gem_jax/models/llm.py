@@ -162,9 +162,15 @@ class Llm(nn.Module):
         mask: Bool[Array, "B 1 T S"],
         cache: Cache | None = None,
         start: Int[Array, ""] | int = 0,
-    ) -> tuple[Float[Array, "B T V"], Cache | None]:
-        """Returns (float32 logits, the cache with this call's keys and values at `start` …)."""
+        only: Int[Array, "B"] | None = None,
+    ) -> tuple[Float[Array, "B T2 V"], Cache | None]:
+        """Returns (float32 logits, the cache with this call's keys and values at `start` …).
+
+        Logits are those of every token, or of the one in each row that `only` names.
+        """
         hidden, cache = self.layers(hidden, cache, positions, mask, start)
+        if only is not None:
+            hidden = jnp.take_along_axis(hidden, only[:, None, None], axis=1)
         hidden = self.norm(hidden)
         head = self.embed_tokens.attend if self.config.tie_embeddings else self.lm_head
         return head(hidden).astype(jnp.float32), cache
