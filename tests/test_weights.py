@@ -19,7 +19,8 @@ from gem_jax.models.ecg import EcgConfig, EcgEncoder
 from gem_jax.models.gem import GemConfig, abstract_params
 from gem_jax.weights import load, save
 from gem_jax.weights.files import INDEX, SINGLE, WeightsError, open_folder
-from gem_jax.weights.hf_config import config_json, read_official
+from gem_jax.weights.hf_config import read_official
+from gem_jax.weights.hf_export import config_json
 from gem_jax.weights.names import gem_slots
 from gem_jax.weights.read import read_gem
 from gem_jax.weights.tower_config import COCA_VIT_B_32, ecg_name

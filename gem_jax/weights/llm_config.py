@@ -4,14 +4,15 @@ A key that is absent has the value that transformers gives it, for the architect
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from gem_jax.models.gem import GemConfig
 from gem_jax.models.layers import RopeScaling
 from gem_jax.models.llm import LlmConfig
+from gem_jax.weights.families import FAMILIES, MISTRAL_WINDOW
 from gem_jax.weights.files import WeightsError
-from gem_jax.weights.tower_config import build, check_keys, size, value, words
+from gem_jax.weights.keys import build, check_keys, size, value, words
 
 READ = words(
     """
@@ -22,59 +23,21 @@ READ = words(
 )
 FIXED: dict[str, tuple] = {
     "attention_dropout": (0.0,),
-    "hidden_act": ("silu",),
-    "pretraining_tp": (1,),
-    "use_sliding_window": (False,),
+    "hidden_act": ("silu", "swish"),
+    # No model of these families reads it.
+    "is_decoder": (False, True),
+    "partial_rotary_factor": (1.0, None),
 }
-NO_BIAS = {"attention_bias": (False,), "mlp_bias": (False,)}
-NO_WINDOW = {"sliding_window": (None,)}
+# `pretraining_tp` cuts products of matrices into pieces; the others are read by other models, or
+# say that a checkpoint of another family was turned into LLaMA's form.
+INERT = words(
+    """
+    attention_probs_dropout_prob hidden_dropout_prob is_llama_config max_sequence_length
+    pretraining_tp type_vocab_size
+    """
+)
 ROPE_KEYS = words("rope_theta rope_type type")
 LLAMA3_KEYS = words("low_freq_factor high_freq_factor original_max_position_embeddings")
-
-
-@dataclass(frozen=True)
-class Family:
-    """What an architecture's config has of its own."""
-
-    llm: str
-    """Official name of the language model alone."""
-    llava: str
-    """Official name of LLaVA and GEM around it."""
-    written: dict[str, Any]
-    """Keys of its own that its config.json always has."""
-    fixed: dict[str, tuple] = field(default_factory=dict)
-    read: frozenset[str] = frozenset()
-    inert: frozenset[str] = frozenset()
-    bos: int | None = 1
-    eos: int | None = 2
-
-
-FAMILIES = {
-    "llama": Family(
-        "LlamaForCausalLM",
-        "LlavaLlamaForCausalLM",
-        {"attention_bias": False, "pretraining_tp": 1},
-        fixed=NO_BIAS | NO_WINDOW,
-    ),
-    "mistral": Family(
-        "MistralForCausalLM",
-        "LlavaMistralForCausalLM",
-        {},
-        fixed=NO_BIAS,
-        read=frozenset({"sliding_window"}),
-    ),
-    # Qwen2 attends to a window only where `use_sliding_window` says so.
-    "qwen2": Family(
-        "Qwen2ForCausalLM",
-        "LlavaQwenForCausalLM",
-        {"use_sliding_window": False},
-        inert=words("max_window_layers sliding_window"),
-        bos=None,
-        eos=None,
-    ),
-}
-# The window that transformers gives a Mistral whose config names none (null: no window).
-MISTRAL_WINDOW = 4096
 
 
 def check_llm(
@@ -88,13 +51,14 @@ def check_llm(
     """Raises WeightsError naming the keys that neither the family nor the caller knows."""
     own = FAMILIES[family]
     depth = size(values, "num_hidden_layers", where)
-    full: dict[str, tuple] = {"layer_types": (["full_attention"] * depth, None)}
+    kind = "sliding_attention" if _window(values, where, family) else "full_attention"
+    layers: dict[str, tuple] = {"layer_types": ([kind] * depth, None)}
     check_keys(
         values,
         where,
         READ | own.read | read,
-        {**FIXED, **full, **own.fixed, **fixed},
-        own.inert | inert,
+        {**fixed, **FIXED, **layers, **own.fixed},
+        INERT | own.inert | inert,
     )
 
 
@@ -110,7 +74,9 @@ def read_llm(values: Mapping[str, Any], where: Path, family: str) -> LlmConfig:
         hidden_dim=hidden,
         num_layers=size(values, "num_hidden_layers", where),
         num_heads=heads,
-        num_kv_heads=size(values, "num_key_value_heads", where, heads),
+        num_kv_heads=size(
+            values, "num_key_value_heads", where, FAMILIES[family].num_kv_heads or heads
+        ),
         head_dim=size(values, "head_dim", where, hidden // heads),
         mlp_dim=size(values, "intermediate_size", where),
         rope_theta=theta,
@@ -170,6 +136,12 @@ def read_ids(
     }
 
 
+def ids_json(config: GemConfig) -> dict[str, Any]:
+    """Returns the official keys of the special tokens; config.json names one end token."""
+    pad = {} if config.pad_token_id is None else {"pad_token_id": config.pad_token_id}
+    return {"bos_token_id": config.bos_token_id, "eos_token_id": config.eos_token_ids[0], **pad}
+
+
 def _window(values: Mapping[str, Any], where: Path, family: str) -> int | None:
     if family != "mistral" or values.get("sliding_window", MISTRAL_WINDOW) is None:
         return None
@@ -188,7 +160,8 @@ def _rope(values: Mapping[str, Any], where: Path) -> tuple[float, RopeScaling | 
             f"{where}: {key}: got type {kind!r}, expected one of {', '.join(known)} (anything else "
             "is not implemented)"
         )
-    check_keys(given, Path(f"{where}: {key}"), ROPE_KEYS | known[kind], {}, frozenset())
+    whole = {"partial_rotary_factor": (1.0,)}
+    check_keys(given, Path(f"{where}: {key}"), ROPE_KEYS | known[kind], whole, frozenset())
     if kind == "default":
         return theta, None
     scaling = {"kind": kind, "factor": value(given, "factor", float, where)}

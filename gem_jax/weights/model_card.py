@@ -3,7 +3,7 @@
 import jax
 
 from gem_jax.models.gem import GemConfig
-from gem_jax.weights.hf_config import ECG_DIR, VISION_DIR
+from gem_jax.weights.hf_export import ECG_DIR, VISION_DIR
 
 CARD = """---
 library_name: transformers

@@ -1,52 +1,24 @@
-"""The towers' sizes in their official files, both ways: CLIP's config.json, open_clip's NAME.json.
+"""The towers' sizes in their official files: CLIP's config.json, open_clip's NAME.json."""
 
-A key that changes the computation must have the value that is computed here; keys that change
-nothing are listed; every other key is refused by name.
-"""
-
-from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from gem_jax.models.clip import ClipConfig
 from gem_jax.models.ecg import EcgConfig
-from gem_jax.weights.files import WeightsError, read_json, refuse, write_json
-
-T = TypeVar("T")
+from gem_jax.weights.files import WeightsError, read_json, write_json
+from gem_jax.weights.keys import (
+    GENERIC_FIXED,
+    GENERIC_INERT,
+    build,
+    check_keys,
+    size,
+    value,
+    words,
+)
 
 COCA_VIT_B_32 = "coca_ViT-B-32"
 CLIP_MEAN = [0.48145466, 0.4578275, 0.40821073]
 CLIP_STD = [0.26862954, 0.26130258, 0.27577711]
-
-
-def words(text: str) -> frozenset[str]:
-    """Returns the words of `text`."""
-    return frozenset(text.split())
-
-
-# What transformers writes into every config and the towers and GEM do not read.
-GENERIC_INERT = words(
-    """
-    _commit_hash _name_or_path architectures bad_words_ids begin_suppress_tokens bos_token_id
-    chunk_size_feed_forward cross_attention_hidden_size decoder_start_token_id diversity_penalty
-    do_sample dtype early_stopping encoder_no_repeat_ngram_size eos_token_id
-    exponential_decay_length_penalty finetuning_task forced_bos_token_id forced_eos_token_id
-    id2label initializer_factor initializer_range label2id length_penalty max_length min_length
-    model_type no_repeat_ngram_size num_beam_groups num_beams num_return_sequences
-    output_attentions output_hidden_states output_scores pad_token_id prefix problem_type
-    remove_invalid_values repetition_penalty return_dict return_dict_in_generate sep_token_id
-    suppress_tokens task_specific_params temperature tf_legacy_loss tie_encoder_decoder
-    tie_word_embeddings tokenizer_class top_k top_p torch_dtype torchscript transformers_version
-    typical_p use_bfloat16 use_cache
-    """
-)
-
-GENERIC_FIXED: dict[str, tuple] = {
-    "add_cross_attention": (False,),
-    "is_decoder": (False,),
-    "is_encoder_decoder": (False,),
-    "pruned_heads": ({}, None),
-}
 
 VISION_READ = words(
     """
@@ -78,52 +50,6 @@ ECG_TOP_FIXED = {"quick_gelu": (False,)}
 ECG_TOP_INERT = frozenset({"text_cfg", "multimodal_cfg", "custom_text"})
 
 
-def value(values: Mapping[str, Any], key: str, kind: type, where: Path, default: Any = None) -> Any:
-    """Returns `values[key]` (absent or null: `default`); WeightsError unless it is a `kind`."""
-    found = values.get(key)
-    found = default if found is None else found
-    if kind is float and type(found) is int:
-        found = float(found)
-    if type(found) is not kind:
-        raise WeightsError(f"{where}: {key}: got {found!r}, expected a {kind.__name__}")
-    return found
-
-
-def size(values: Mapping[str, Any], key: str, where: Path, default: int | None = None) -> int:
-    """Returns `values[key]` as a size; WeightsError unless it is a positive whole number."""
-    found = value(values, key, int, where, default)
-    if found <= 0:
-        raise WeightsError(f"{where}: {key}: got {found}, expected a positive number")
-    return found
-
-
-def build(make: Callable[..., T], where: Path | str, /, **fields: Any) -> T:
-    """Returns what `make` makes of its fields; WeightsError naming `where` when it refuses them."""
-    try:
-        return make(**fields)
-    except ValueError as error:
-        raise WeightsError(f"{where}: {error}") from error
-
-
-def check_keys(
-    values: Mapping[str, Any],
-    where: Path,
-    read: Collection[str],
-    fixed: Mapping[str, tuple],
-    inert: Collection[str],
-) -> None:
-    """Raises WeightsError naming every key that is not known or whose value is not implemented."""
-    problems = [
-        f"{key}: got {values[key]!r}, expected {' or '.join(map(repr, allowed))} (anything else "
-        "changes the computation and is not implemented)"
-        for key, allowed in fixed.items()
-        if key in values and values[key] not in allowed
-    ]
-    unknown = sorted(set(values) - set(read) - set(fixed) - set(inert))
-    problems += [f"{key}: unknown key, it may change the computation" for key in unknown]
-    refuse(where, problems)
-
-
 def read_vision(folder: Path, select_layer: int) -> ClipConfig:
     """Returns the image encoder's sizes from its folder, a CLIPVisionModel or a whole CLIPModel."""
     where = folder / "config.json"
@@ -134,12 +60,12 @@ def read_vision(folder: Path, select_layer: int) -> ClipConfig:
     return build(
         ClipConfig,
         where,
-        image_size=size(values, "image_size", where),
-        patch_size=size(values, "patch_size", where),
-        hidden_dim=size(values, "hidden_size", where),
-        num_layers=size(values, "num_hidden_layers", where),
-        num_heads=size(values, "num_attention_heads", where),
-        mlp_dim=size(values, "intermediate_size", where),
+        image_size=size(values, "image_size", where, 224),
+        patch_size=size(values, "patch_size", where, 32),
+        hidden_dim=size(values, "hidden_size", where, 768),
+        num_layers=size(values, "num_hidden_layers", where, 12),
+        num_heads=size(values, "num_attention_heads", where, 12),
+        mlp_dim=size(values, "intermediate_size", where, 3072),
         activation=value(values, "hidden_act", str, where, "quick_gelu"),
         select_layer=select_layer,
         norm_eps=value(values, "layer_norm_eps", float, where, 1e-5),

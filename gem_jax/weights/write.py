@@ -9,7 +9,7 @@ from flax import traverse_util
 
 from gem_jax.models.gem import GemConfig
 from gem_jax.weights.files import SHARD_BYTES, write_file, write_folder, write_json
-from gem_jax.weights.hf_config import ECG_DIR, VISION_DIR, config_json, generation_json
+from gem_jax.weights.hf_export import ECG_DIR, VISION_DIR, config_json, generation_json
 from gem_jax.weights.model_card import describe, model_card
 from gem_jax.weights.names import Slot, ecg_slots, gem_slots, vision_slots
 from gem_jax.weights.tower_config import ecg_json, ecg_name, write_vision
