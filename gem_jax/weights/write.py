@@ -12,7 +12,7 @@ from gem_jax.weights.files import SHARD_BYTES, write_file, write_folder, write_j
 from gem_jax.weights.hf_export import ECG_DIR, VISION_DIR, config_json, generation_json
 from gem_jax.weights.model_card import describe, model_card
 from gem_jax.weights.names import Slot, ecg_slots, gem_slots, vision_slots
-from gem_jax.weights.tower_config import ecg_json, ecg_name, write_vision
+from gem_jax.weights.tower_config import ecg_json, write_vision
 
 # The names under which the encoder's pretraining saves it.
 ECG_FILE_PREFIX = "module.ecg."
@@ -36,11 +36,14 @@ def write_gem(
     for path in sorted(tokenizer.iterdir()):
         shutil.copyfile(path, partial / path.name)
     write_folder(partial, _tensors(params, gem_slots(config)), shard_bytes)
-    _write_towers(partial, config, params, shard_bytes)
+    named = Path(values.get("mm_ecg_tower", "")).stem
+    _write_towers(partial, config, params, named, shard_bytes)
     partial.replace(dest)
 
 
-def _write_towers(folder: Path, config: GemConfig, params: dict, shard_bytes: int) -> None:
+def _write_towers(
+    folder: Path, config: GemConfig, params: dict, ecg_name: str, shard_bytes: int
+) -> None:
     """Writes the towers once more, where config.json points to, as the original expects them."""
     vision, ecg = folder / VISION_DIR, folder / ECG_DIR
     if config.vision is None:
@@ -51,10 +54,9 @@ def _write_towers(folder: Path, config: GemConfig, params: dict, shard_bytes: in
     if config.ecg is None:
         return
     ecg.mkdir()
-    name = ecg_name(config.ecg)
-    write_json(ecg / f"{name}.json", ecg_json(config.ecg))
+    write_json(ecg / f"{ecg_name}.json", ecg_json(config.ecg))
     tensors = dict(_tensors(params, ecg_slots(config.ecg, ECG_FILE_PREFIX)))
-    write_file(ecg / f"{name}.safetensors", tensors)
+    write_file(ecg / f"{ecg_name}.safetensors", tensors)
 
 
 def _tensors(params: dict, slots: dict[str, Slot]) -> Iterator[tuple[str, np.ndarray]]:
