@@ -56,6 +56,22 @@ def test_every_case_of_the_original_is_met(name, imported, capsys):
     assert told[-1].startswith(f"{len(expected)} of {len(expected)} cases agree")
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_in_bfloat16_the_largest_difference_and_the_tokens_are_told(
+    name, imported, tmp_path, capsys
+):
+    arrays = arrays_of(name)
+    forward = json.loads(str(arrays["cases"]))["forward"][0]
+    cases = {"cases": np.array(json.dumps({"forward": [forward], "generate": ["s0"]}))}
+    np.savez(tmp_path / "two.npz", **arrays | cases)
+    args = ["verify", str(imported(name)), str(tmp_path / "two.npz"), "--dtype", "bfloat16"]
+    assert cli.main(args) == 1
+    whole, said = (line.split() for line in capsys.readouterr().out.splitlines()[1:-1])
+    assert whole[:3] == [forward, "equal", "equal"] and whole[-1] == "DIFFERS"
+    assert 1e-3 < float(whole[3]) < 0.15 and float(whole[4]) < 0.01
+    assert said == ["gen.s0", "–", "–", "–", "–", "equal", "ok"]
+
+
 @pytest.fixture(scope="module")
 def loaded(imported):
     return checkpoint.load_params(imported(MODELS[0]))
