@@ -10,10 +10,12 @@ import numpy as np
 from flax import traverse_util
 
 from gem_jax.models.gem import GemConfig, abstract_params
-from gem_jax.weights.files import DTYPES, Shards, open_file, open_folder, refuse, some
+from gem_jax.weights.files import DTYPES, Shards, WeightsError, open_file, open_folder, refuse, some
 from gem_jax.weights.hf_config import Official, read_official, with_ecg_encoder
+from gem_jax.weights.layout import layout_of, unknown_layout
 from gem_jax.weights.names import (
     ECG_PREFIX,
+    LM_HEAD,
     NEWLINE,
     VISION_PREFIX,
     Slot,
@@ -21,11 +23,13 @@ from gem_jax.weights.names import (
     gem_slots,
     vision_slots,
 )
+from gem_jax.weights.transformers_layout import read_transformers, transformers_slots
 
 Source = tuple[Shards, dict[str, Slot]]
 
 # Tables that older releases of transformers saved and that follow from the config.
 DERIVED = (".rotary_emb.inv_freq", ".embeddings.position_ids")
+EMBEDDING = "llm/embed_tokens/embedding"
 CLIP_VISION = "vision_model."
 # CoCa's pretraining saves all of its towers behind this prefix; GEM has no use for the text's.
 COCA_ECG = "module.ecg."
@@ -65,10 +69,20 @@ def plan_import(source: Path, added: Added) -> Import:
         WeightsError: once, naming all tensors that are missing, unknown, repeated, of a wrong
             shape or of a dtype unlike the rest of their part.
     """
-    official = read_official(source, added.vision, NEWLINE in open_folder(source).entries)
+    official = _described(source, added)
     if added.ecg_encoder:
         official = with_ecg_encoder(official, added.ecg_encoder, source)
     return checked(source, official.config, _sources(source, official, added))
+
+
+def _described(source: Path, added: Added) -> Official:
+    """Returns what the folder's config.json says, in either layout of a LLaVA."""
+    if layout_of(source) == "transformers":
+        if added.vision:
+            got = f"--vision: got {added.vision}"
+            raise WeightsError(f"{got}, expected none: {source} holds its own image encoder")
+        return read_transformers(source)
+    return read_official(source, added.vision, NEWLINE in open_folder(source).entries)
 
 
 def checked(where: Path, config: GemConfig, sources: list[Source]) -> Import:
@@ -133,6 +147,11 @@ def _ecg_source(official: Official, file: Path) -> Source:
 
 def _folder_sources(source: Path, official: Official, slots: dict[str, Slot]) -> list[Source]:
     shards = open_folder(source)
+    layout = layout_of(source)
+    if layout == "transformers":
+        slots = transformers_slots(slots, shards.entries)
+    if not slots.keys() & shards.entries.keys():
+        raise unknown_layout(source, f"the config of {layout}", shards.entries)
     vision = official.config.vision
     if official.own_vision or vision is None or official.vision_dir is None:
         return [(shards, slots)]
@@ -164,7 +183,9 @@ def _problems(shards: Shards, slots: dict[str, Slot], shapes: dict) -> Iterator[
     unknown = [
         name
         for name in entries
-        if name not in slots and not name.endswith(DERIVED) and not _is_tied_head(shards, name)
+        if name not in slots
+        and not name.endswith(DERIVED)
+        and not _is_tied_head(shards, slots, name)
     ]
     if missing:
         yield f"{shards.folder}: {len(missing)} tensors are missing: {some(missing)}"
@@ -183,12 +204,12 @@ def _problems(shards: Shards, slots: dict[str, Slot], shapes: dict) -> Iterator[
                 yield f"{name}: got {entries[name].dtype}, expected {dtype} like its neighbours"
 
 
-def _is_tied_head(shards: Shards, name: str) -> bool:
+def _is_tied_head(shards: Shards, slots: dict[str, Slot], name: str) -> bool:
     """Whether `name` only repeats the embedding table, as some tied checkpoints do."""
-    table = "model.embed_tokens.weight"
-    if name != "lm_head.weight" or table not in shards.entries:
+    tables = [table for table, slot in slots.items() if slot.path == EMBEDDING]
+    if not name.endswith(LM_HEAD) or not shards.entries.keys() >= set(tables) > set():
         return False
-    head, embedding = shards.read(name), shards.read(table)
+    head, embedding = shards.read(name), shards.read(tables[0])
     return head.dtype == embedding.dtype and head.tobytes() == embedding.tobytes()
 
 
