@@ -1,12 +1,12 @@
 """A reference's case as the model takes it: its config, its rows, ECGs and tiles in one batch."""
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from gem_jax.image_keys import image_mode, pinpoints
 from gem_jax.inputs import Medium, features_of, stack
 from gem_jax.media import Capacity
 from gem_jax.models.gem import Batch, GemConfig
@@ -23,8 +23,6 @@ OVERRIDES = {
     "tokenizer_model_max_length": "",  # where the case's rows are cut, however short
     "tokenizer_padding_side": "padding_side",
 }
-# Ways to read an image that the original merges like `ori`.
-UNMERGED = (None, "square")
 
 
 def overridden(
@@ -38,9 +36,9 @@ def overridden(
     fields = {OVERRIDES[key]: value for key, value in overrides.items() if OVERRIDES[key]}
     try:
         if "grid_pinpoints" in fields:
-            fields["grid_pinpoints"] = _pinpoints(fields["grid_pinpoints"])
-        if fields.get("image_mode", "") in UNMERGED:
-            fields["image_mode"] = "ori"
+            fields["grid_pinpoints"] = pinpoints(fields["grid_pinpoints"])
+        if "image_mode" in fields:
+            fields["image_mode"] = image_mode(fields["image_mode"])
         own = dataclasses.replace(config, **fields)
     except (TypeError, ValueError) as error:
         raise ReferenceFileError(f"{case}.config: {error}") from error
@@ -87,11 +85,3 @@ def _medium(config: GemConfig, reference: Reference, slot: int, tiles: int | Non
         return Medium(ecg, None, (0, 0))
     picture = reference.pictures[slot]
     return Medium(ecg, picture.tiles[:tiles].transpose(0, 2, 3, 1), picture.size_wh)
-
-
-def _pinpoints(value: Any) -> tuple[tuple[int, int], ...]:
-    """Returns the canvases; official configs have them as lists, or as the text of lists."""
-    pairs = (
-        json.loads(value.replace("(", "[").replace(")", "]")) if isinstance(value, str) else value
-    )
-    return tuple((int(width), int(height)) for width, height in pairs)
