@@ -5,38 +5,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import jax
 import numpy as np
 from flax import traverse_util
 
 from gem_jax.models.gem import GemConfig, abstract_params
-from gem_jax.weights.files import DTYPES, Shards, WeightsError, open_file, open_folder, refuse, some
+from gem_jax.weights.encoders import ecg_encoder, image_encoder
+from gem_jax.weights.files import Shards, WeightsError, open_file, open_folder
+from gem_jax.weights.filling import Source, require_fit, stacked, stored_dtypes, with_dtype
 from gem_jax.weights.hf_config import Official, read_official, with_ecg_encoder
 from gem_jax.weights.layout import layout_of, unknown_layout
-from gem_jax.weights.names import (
-    ECG_PREFIX,
-    LM_HEAD,
-    NEWLINE,
-    VISION_PREFIX,
-    Slot,
-    ecg_slots,
-    gem_slots,
-    vision_slots,
-)
+from gem_jax.weights.names import ECG_PREFIX, NEWLINE, VISION_PREFIX, Slot, gem_slots
 from gem_jax.weights.transformers_layout import read_transformers, transformers_slots
 
-Source = tuple[Shards, dict[str, Slot]]
-
-# Tables that older releases of transformers saved and that follow from the config.
-DERIVED = (".rotary_emb.inv_freq", ".embeddings.position_ids")
-EMBEDDING = "llm/embed_tokens/embedding"
-CLIP_VISION = "vision_model."
-# CoCa's pretraining saves all of its towers behind this prefix; GEM has no use for the text's.
-COCA_ECG = "module.ecg."
-COCA_TEXT = ("module.text.", "module.text_decoder.", "module.logit_scale")
 ECG_PARTS = (ECG_PREFIX, "model.ecg_projector.")
-# The text half of a whole CLIPModel.
-CLIP_TEXT = ("text_model.", "text_projection.", "visual_projection.", "logit_scale")
 
 
 @dataclass(frozen=True)
@@ -87,30 +68,13 @@ def _described(source: Path, added: Added) -> Official:
 
 def checked(where: Path, config: GemConfig, sources: list[Source]) -> Import:
     """Returns the import of `sources` into a model of `config`'s sizes; WeightsError as above."""
-    shapes = _flat(abstract_params(config))
-    refuse(where, [text for shards, slots in sources for text in _problems(shards, slots, shapes)])
+    require_fit(where, sources, _flat(abstract_params(config)))
     return Import(_with_dtypes(config, sources), sources)
 
 
 def leaves(plan: Import) -> Iterator[tuple[str, np.ndarray]]:
     """Yields (path, parameter), one after the other; the caller drops one before the next."""
-    abstract = _flat(abstract_params(plan.config))
-    tensors: dict[str, list[tuple[Shards, str, Slot]]] = {}
-    for shards, slots in plan.sources:
-        for name, slot in slots.items():
-            tensors.setdefault(slot.path, []).append((shards, name, slot))
-    for path, rows in tensors.items():
-        yield path, _leaf(abstract[path], rows)
-
-
-def _leaf(leaf: jax.ShapeDtypeStruct, rows: list[tuple[Shards, str, Slot]]) -> np.ndarray:
-    """Returns one parameter, its layers stacked from their official tensors."""
-    array = np.empty(leaf.shape, leaf.dtype)
-    for shards, name, slot in rows:
-        tensor = shards.read(name)
-        place = ... if slot.layer is None else slot.layer
-        array[place] = tensor if slot.axes is None else tensor.transpose(slot.axes)
-    return array
+    return stacked(_flat(abstract_params(plan.config)), plan.sources)
 
 
 def read_gem(source: Path, vision: Path | None = None) -> tuple[GemConfig, dict]:
@@ -130,19 +94,13 @@ def _sources(source: Path, official: Official, added: Added) -> list[Source]:
     if added.ecg_encoder is None:
         return _folder_sources(source, official, slots)
     own = {name: s for name, s in slots.items() if not name.startswith(ECG_PARTS)}
-    sources = [*_folder_sources(source, official, own), _ecg_source(official, added.ecg_encoder)]
+    assert official.config.ecg is not None  # with_ecg_encoder has put it there
+    encoder = ecg_encoder(added.ecg_encoder, official.config.ecg)
+    sources = [*_folder_sources(source, official, own), encoder]
     if added.ecg_projector:
         projector = {name: s for name, s in slots.items() if name.startswith(ECG_PARTS[1])}
         sources.append((open_file(added.ecg_projector), projector))
     return sources
-
-
-def _ecg_source(official: Official, file: Path) -> Source:
-    """Returns the tensors of a pretrained ECG encoder, without the text towers beside it."""
-    assert official.config.ecg is not None  # with_ecg_encoder has put it there
-    shards = open_file(file)
-    kept = {name: e for name, e in shards.entries.items() if not name.startswith(COCA_TEXT)}
-    return Shards(shards.folder, kept), ecg_slots(official.config.ecg, COCA_ECG)
 
 
 def _folder_sources(source: Path, official: Official, slots: dict[str, Slot]) -> list[Source]:
@@ -160,93 +118,23 @@ def _folder_sources(source: Path, official: Official, slots: dict[str, Slot]) ->
     slots = {name: slot for name, slot in slots.items() if _not_vision(name)}
     return [
         (Shards(source, own), slots),
-        (_image_encoder(official.vision_dir), vision_slots(vision, "")),
+        image_encoder(official.vision_dir, vision),
     ]
-
-
-def _image_encoder(folder: Path) -> Shards:
-    """Returns the tensors of the vision half of a CLIP folder, whole or alone."""
-    entries = open_folder(folder).entries
-    kept = {name: entry for name, entry in entries.items() if not name.startswith(CLIP_TEXT)}
-    # transformers ≥ 5 saves a vision model alone without the prefix.
-    bare = not any(name.startswith(CLIP_VISION) for name in kept)
-    return Shards(folder, {CLIP_VISION * bare + name: entry for name, entry in kept.items()})
 
 
 def _not_vision(name: str) -> bool:
     return not name.startswith(VISION_PREFIX)
 
 
-def _problems(shards: Shards, slots: dict[str, Slot], shapes: dict) -> Iterator[str]:
-    entries = shards.entries
-    missing = [name for name in slots if name not in entries]
-    unknown = [
-        name
-        for name in entries
-        if name not in slots
-        and not name.endswith(DERIVED)
-        and not _is_tied_head(shards, slots, name)
-    ]
-    if missing:
-        yield f"{shards.folder}: {len(missing)} tensors are missing: {some(missing)}"
-    if unknown:
-        yield f"{shards.folder}: {len(unknown)} unknown tensors: {some(unknown)}"
-    dtypes: dict[str, str] = {}
-    for name, slot in slots.items():
-        if name in entries:
-            expected = _official_shape(shapes[slot.path].shape, slot)
-            if entries[name].shape != expected:
-                yield f"{name}: got shape {entries[name].shape}, expected {expected}"
-            if entries[name].dtype not in DTYPES.values():
-                yield f"{name}: got {entries[name].dtype}, expected {' or '.join(DTYPES.values())}"
-            dtype = dtypes.setdefault(_part(slot), entries[name].dtype)
-            if entries[name].dtype != dtype:
-                yield f"{name}: got {entries[name].dtype}, expected {dtype} like its neighbours"
-
-
-def _is_tied_head(shards: Shards, slots: dict[str, Slot], name: str) -> bool:
-    """Whether `name` only repeats the embedding table, as some tied checkpoints do."""
-    tables = [table for table, slot in slots.items() if slot.path == EMBEDDING]
-    if not name.endswith(LM_HEAD) or not shards.entries.keys() >= set(tables) > set():
-        return False
-    head, embedding = shards.read(name), shards.read(tables[0])
-    return head.dtype == embedding.dtype and head.tobytes() == embedding.tobytes()
-
-
-def _official_shape(shape: tuple[int, ...], slot: Slot) -> tuple[int, ...]:
-    ours = shape if slot.layer is None else shape[1:]
-    if slot.axes is None:
-        return ours
-    return tuple(ours[slot.axes.index(axis)] for axis in range(len(ours)))
-
-
-def _part(slot: Slot) -> str:
-    """Returns the part whose config holds the slot's dtype: the projectors follow the LLM."""
-    part = slot.path.split("/")[0]
-    return part if part in ("ecg_tower", "vision_tower") else "llm"
-
-
 def _with_dtypes(config: GemConfig, sources: list[Source]) -> GemConfig:
-    stored = {
-        _part(slot): shards.entries[name].dtype
-        for shards, slots in sources
-        for name, slot in slots.items()
-    }
-
+    stored = stored_dtypes(sources)
     parts = {"ecg": "ecg_tower", "vision": "vision_tower", "llm": "llm"}
     typed = {
-        field: dataclasses.replace(
-            getattr(config, field), param_dtype=stored[part], dtype=_compute_dtype(stored[part])
-        )
+        field: with_dtype(getattr(config, field), stored[part])
         for field, part in parts.items()
         if part in stored
     }
     return dataclasses.replace(config, **typed)
-
-
-def _compute_dtype(stored: str) -> str:
-    # Half precision overflows at 65,504: float16 weights are computed with in float32.
-    return "bfloat16" if stored == "bfloat16" else "float32"
 
 
 def _flat(tree: dict) -> dict:

@@ -1,0 +1,115 @@
+"""Tensors of files → our parameters: all checked against their slots, then stacked one by one."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TypeVar
+
+import jax
+import numpy as np
+
+from gem_jax.models.clip import ClipConfig
+from gem_jax.models.ecg import EcgConfig
+from gem_jax.models.llm import LlmConfig
+from gem_jax.weights.files import DTYPES, Shards, refuse, some
+from gem_jax.weights.names import LM_HEAD, Slot
+
+# Tensors, and the slot that each of those that are wanted fills.
+Source = tuple[Shards, dict[str, Slot]]
+# Our parameters by path.
+Shapes = Mapping[str, jax.ShapeDtypeStruct]
+Part = TypeVar("Part", ClipConfig, EcgConfig, LlmConfig)
+
+# Tables that older releases of transformers saved and that follow from the config.
+DERIVED = (".rotary_emb.inv_freq", ".embeddings.position_ids")
+EMBEDDING = "llm/embed_tokens/embedding"
+
+
+def require_fit(where: Path, sources: list[Source], shapes: Shapes) -> None:
+    """Raises one WeightsError that names every tensor that does not fit its slot."""
+    refuse(where, [text for shards, slots in sources for text in _problems(shards, slots, shapes)])
+
+
+def stacked(shapes: Shapes, sources: list[Source]) -> Iterator[tuple[str, np.ndarray]]:
+    """Yields (path, parameter), one after the other; the caller drops one before the next."""
+    tensors: dict[str, list[tuple[Shards, str, Slot]]] = {}
+    for shards, slots in sources:
+        for name, slot in slots.items():
+            tensors.setdefault(slot.path, []).append((shards, name, slot))
+    for path, rows in tensors.items():
+        yield path, _leaf(shapes[path], rows)
+
+
+def stored_dtypes(sources: list[Source]) -> dict[str, str]:
+    """Returns the dtype of each part's tensors."""
+    return {
+        _part(slot): shards.entries[name].dtype
+        for shards, slots in sources
+        for name, slot in slots.items()
+    }
+
+
+def with_dtype(config: Part, stored: str) -> Part:
+    """Returns the part's config for parameters of the dtype `stored`."""
+    # Half precision overflows at 65,504: float16 weights are computed with in float32.
+    compute = "bfloat16" if stored == "bfloat16" else "float32"
+    return dataclasses.replace(config, param_dtype=stored, dtype=compute)
+
+
+def _leaf(leaf: jax.ShapeDtypeStruct, rows: list[tuple[Shards, str, Slot]]) -> np.ndarray:
+    """Returns one parameter, its layers stacked from their official tensors."""
+    array = np.empty(leaf.shape, leaf.dtype)
+    for shards, name, slot in rows:
+        tensor = shards.read(name)
+        place = ... if slot.layer is None else slot.layer
+        array[place] = tensor if slot.axes is None else tensor.transpose(slot.axes)
+    return array
+
+
+def _problems(shards: Shards, slots: dict[str, Slot], shapes: Shapes) -> Iterator[str]:
+    entries = shards.entries
+    missing = [name for name in slots if name not in entries]
+    unknown = [
+        name
+        for name in entries
+        if name not in slots
+        and not name.endswith(DERIVED)
+        and not _is_tied_head(shards, slots, name)
+    ]
+    if missing:
+        yield f"{shards.folder}: {len(missing)} tensors are missing: {some(missing)}"
+    if unknown:
+        yield f"{shards.folder}: {len(unknown)} unknown tensors: {some(unknown)}"
+    dtypes: dict[str, str] = {}
+    for name, slot in slots.items():
+        if name in entries:
+            expected = _official_shape(shapes[slot.path].shape, slot)
+            if entries[name].shape != expected:
+                yield f"{name}: got shape {entries[name].shape}, expected {expected}"
+            if entries[name].dtype not in DTYPES.values():
+                yield f"{name}: got {entries[name].dtype}, expected {' or '.join(DTYPES.values())}"
+            dtype = dtypes.setdefault(_part(slot), entries[name].dtype)
+            if entries[name].dtype != dtype:
+                yield f"{name}: got {entries[name].dtype}, expected {dtype} like its neighbours"
+
+
+def _is_tied_head(shards: Shards, slots: dict[str, Slot], name: str) -> bool:
+    """Whether `name` only repeats the embedding table, as some tied checkpoints do."""
+    tables = [table for table, slot in slots.items() if slot.path == EMBEDDING]
+    if not name.endswith(LM_HEAD) or not shards.entries.keys() >= set(tables) > set():
+        return False
+    head, embedding = shards.read(name), shards.read(tables[0])
+    return head.dtype == embedding.dtype and head.tobytes() == embedding.tobytes()
+
+
+def _official_shape(shape: tuple[int, ...], slot: Slot) -> tuple[int, ...]:
+    ours = shape if slot.layer is None else shape[1:]
+    if slot.axes is None:
+        return ours
+    return tuple(ours[slot.axes.index(axis)] for axis in range(len(ours)))
+
+
+def _part(slot: Slot) -> str:
+    """Returns the part whose config holds the slot's dtype: the projectors follow the LLM."""
+    part = slot.path.split("/")[0]
+    return part if part in ("ecg_tower", "vision_tower") else "llm"
