@@ -14,7 +14,9 @@ from gem_jax.weights.hf_config import Towers, read_model
 from gem_jax.weights.llm_config import read_ids
 
 # They point into the exported folder, whatever the original's pointed to.
-POINTERS = ("mm_ecg_tower", "mm_vision_tower")
+POINTERS = {"mm_ecg_tower", "mm_vision_tower"}
+# A LLaVA that became a GEM has them all: ours could do without the last two, the original cannot.
+ECG_KEYS = {"mm_ecg_tower", "open_clip_config", "ecg_projector_type"}
 DTYPE_KEYS = ("dtype", "torch_dtype")
 # What a refusal would name; none is shown.
 WHERE = Path("config.json")
@@ -37,7 +39,8 @@ def in_words_of(
     for key in [key for key in original if key not in POINTERS]:
         tried = words | {key: original[key]}
         words = tried if _meaning(tried, config) == meant else words
-    for key in sorted(words.keys() - original.keys()):
+    needed = POINTERS if "mm_ecg_tower" in original else POINTERS | ECG_KEYS
+    for key in sorted(words.keys() - original.keys() - needed):
         tried = {other: words[other] for other in words if other != key}
         words = tried if _meaning(tried, config) == meant else words
     return words

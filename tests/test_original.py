@@ -1,0 +1,165 @@
+"""An exported config.json is the imported one, but for what the model no longer is."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from gem_jax.models.clip import ClipConfig
+from gem_jax.models.ecg import EcgConfig
+from gem_jax.models.gem import GemConfig
+from gem_jax.weights.files import open_folder
+from gem_jax.weights.hf_config import read_official
+from gem_jax.weights.hf_export import config_json, generation_json
+from gem_jax.weights.names import NEWLINE, gem_slots
+from gem_jax.weights.tower_config import write_vision
+from published import LANGUAGE_MODELS, LLAVA_MODELS
+
+GOLDENS = Path(__file__).parent / "goldens"
+GEMS = ("gem_llama_tiny", "gem_qwen_tiny", "gem_anyres_tiny")
+# They point to the towers that an export writes beside config.json.
+POINTERS = {"mm_ecg_tower", "mm_vision_tower"}
+
+
+def source_of(values: dict, generation: dict | None = None, layout: str = "official") -> dict:
+    kept = {} if generation is None else {"generation_config": generation}
+    return {"layout": layout, "name": "somewhere", "config": values, **kept}
+
+
+def imported(folder: Path) -> GemConfig:
+    """Returns the config as import makes it: the dtype is that of the tensors."""
+    config = read_official(folder, None, NEWLINE in names_in(folder)).config
+    values = json.loads((folder / "config.json").read_text())
+    return of_dtype(config, values.get("dtype", values.get("torch_dtype")))
+
+
+def names_in(folder: Path) -> list[str]:
+    return list(open_folder(folder).entries) if list(folder.glob("*model*")) else []
+
+
+def of_dtype(config: GemConfig, dtype: str) -> GemConfig:
+    return dataclasses.replace(config, llm=dataclasses.replace(config.llm, param_dtype=dtype))
+
+
+def with_llm(config: GemConfig, **fields) -> GemConfig:
+    return dataclasses.replace(config, llm=dataclasses.replace(config.llm, **fields))
+
+
+def differing(left: dict, right: dict) -> set[str]:
+    return {key for key in left | right if left.get(key, "absent") != right.get(key, "absent")}
+
+
+@pytest.mark.parametrize("name", GEMS)
+def test_a_golden_comes_back_as_it_was(name):
+    folder = GOLDENS / name
+    values = json.loads((folder / "config.json").read_text())
+    generation = json.loads((folder / "generation_config.json").read_text())
+    config, source = imported(folder), source_of(values, generation)
+    written = config_json(config, source)
+    assert differing(written, values) == {"mm_ecg_tower"}
+    assert written["mm_ecg_tower"] == "ecg_tower/coca_tiny.safetensors"
+    assert generation_json(config, source) == generation
+    unsourced = differing(config_json(config), values)
+    assert {"_name_or_path", "open_clip_config"} < unsourced, "the control: by our own words"
+
+
+@pytest.mark.parametrize("name", LANGUAGE_MODELS)
+def test_a_language_model_comes_back_as_it_was(name, tmp_path):
+    values = LANGUAGE_MODELS[name]
+    generation = {"do_sample": True, "temperature": 0.6, "eos_token_id": values["eos_token_id"]}
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    (tmp_path / "generation_config.json").write_text(json.dumps(generation))
+    config = imported(tmp_path)
+    source = source_of(values, generation)
+    assert config_json(config, source) == values
+    assert generation_json(config, source) == generation
+    grown = with_llm(config, vocab_size=152070, param_dtype="float64")
+    spelled = "dtype" if "dtype" in values else "torch_dtype"
+    expected = values | {"vocab_size": 152070, spelled: "float64"}
+    assert config_json(grown, source) == expected
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """A folder with the official image encoder's sizes and no weights."""
+    clip = tmp_path / "openai" / "clip-vit-large-patch14-336"
+    clip.mkdir(parents=True)
+    write_vision(clip, ClipConfig.vit_l_14_336())
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", LLAVA_MODELS)
+def test_a_llava_or_gem_comes_back_as_it_was(name, folder):
+    values = LLAVA_MODELS[name]
+    (folder / "config.json").write_text(json.dumps(values))
+    config = imported(folder)
+    written = config_json(config, source_of(values))
+    assert differing(written, values) == POINTERS & values.keys()
+    assert written["mm_vision_tower"] == "clip_vision"
+    changed = dataclasses.replace(config, template="v0", image_mode="pad", max_length=3000)
+    written = config_json(changed, source_of(values))
+    moved = {"conversation_template", "image_aspect_ratio", "tokenizer_model_max_length"}
+    moved -= {"image_aspect_ratio"} if values["image_aspect_ratio"] == "pad" else set()
+    assert differing(written, values) == moved | POINTERS & values.keys()
+    assert written["tokenizer_model_max_length"] == 3000
+
+
+def test_a_llava_that_became_a_gem_says_so(folder):
+    values = LLAVA_MODELS["PULSE-ECG/PULSE-7B"]
+    (folder / "config.json").write_text(json.dumps(values))
+    gem = dataclasses.replace(
+        imported(folder),
+        ecg=EcgConfig.coca_vit_b_32(),
+        ecg_projector="mlp2x_gelu",
+        template="llava_v1",
+    )
+    written = config_json(gem, source_of(values))
+    expected = {"ecg_projector_type", "mm_ecg_tower", "mm_vision_tower", "open_clip_config"}
+    assert differing(written, values) == expected
+    assert written["mm_ecg_tower"] == "ecg_tower/coca_ViT-B-32.safetensors"
+
+
+def test_changed_special_tokens_are_written_into_both_files(tmp_path):
+    values = LANGUAGE_MODELS["meta-llama/Llama-3.1-8B-Instruct"]
+    generation = {"do_sample": True, "eos_token_id": [128001, 128008, 128009], "top_p": 0.9}
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    config = dataclasses.replace(imported(tmp_path), eos_token_ids=(7, 128001), pad_token_id=9)
+    source = source_of(values, generation)
+    written = config_json(config, source)
+    assert differing(written, values) == {"eos_token_id", "pad_token_id"}
+    assert (written["eos_token_id"], written["pad_token_id"]) == (7, 9)
+    ids = {"bos_token_id": 128000, "eos_token_id": [7, 128001], "pad_token_id": 9}
+    assert generation_json(config, source) == {"do_sample": True, "top_p": 0.9} | ids
+
+
+def test_what_is_no_official_config_is_not_kept(folder):
+    values = LLAVA_MODELS["LANSG/GEM"]
+    (folder / "config.json").write_text(json.dumps(values))
+    config = imported(folder)
+    ours = config_json(config)
+    assert "_name_or_path" not in ours
+    assert config_json(config, source_of(values, layout="transformers")) == ours
+    assert config_json(config, {"layout": "official", "name": "older"}) == ours
+    other = LANGUAGE_MODELS["lmsys/vicuna-7b-v1.5"]
+    assert config_json(config, source_of(other)) == ours
+    unsafe = source_of(values | {"open_clip_config": "../../coca"})
+    assert config_json(config, unsafe)["mm_ecg_tower"] == "ecg_tower/coca_ViT-B-32.safetensors"
+
+
+@pytest.mark.parametrize("name", GEMS)
+def test_tensors_are_named_in_the_order_of_the_originals_state_dict(name):
+    """A pickle keeps that order; the shards of safetensors keep it from one to the next."""
+    folder = GOLDENS / name
+    names = list(gem_slots(imported(folder)))
+    entries = open_folder(folder).entries
+    assert set(names) == set(entries)
+    if name == "gem_qwen_tiny":
+        assert names == list(entries)
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        files = json.loads(index.read_text())["weight_map"]
+        order = [files[tensor] for tensor in names]
+        assert order == sorted(order) and len(set(order)) > 1
