@@ -100,7 +100,7 @@ def run(config: Config, run_dir: Path, init: Path | None = None, label: str = "t
     tx = optimizer(config.optimizer, config.train.steps)
     with jax.set_mesh(mesh):
         begun = None if own else begin(config, start, tx, mesh)
-        _write_run(config, run_dir, tokenizer)
+        _write_run(config, run_dir, tokenizer, start)
         with checkpoint.checkpointer(run_dir, config.train.keep) as writer:
             state, frozen = begun or restore(writer, config, tx, mesh)
             _loop(Run(config, run_dir, label, tokenizer, tx, mesh, writer, frozen), state)
@@ -204,16 +204,22 @@ def _tokenizer(config: Config, start: checkpoint.Located | None) -> Tokenizer:
 
 def _refuse_another_config(config: Config, run_dir: Path) -> None:
     path = run_dir / "config.json"
-    if path.exists() and read_json(path) != to_dict(config):
+    found = read_json(path) if path.exists() else None
+    # Where its start was imported from is no part of what it trains.
+    if found is not None and {**found, "source": None} != {**to_dict(config), "source": None}:
         raise ConfigError(
             f"{path}: is another run's config; name a new --run-dir or train the same recipe"
         )
 
 
-def _write_run(config: Config, run_dir: Path, tokenizer: Tokenizer) -> None:
-    """Writes config.json and the tokenizer."""
+def _write_run(
+    config: Config, run_dir: Path, tokenizer: Tokenizer, start: checkpoint.Located | None
+) -> None:
+    """Writes config.json, with the files that the start was imported from, and the tokenizer."""
+    began = read_json(start.root / "config.json") if start else {}
+    source = {"source": began["source"]} if "source" in began else {}
     if jax.process_index() == 0:
-        checkpoint.write_config(run_dir, to_dict(config))
+        checkpoint.write_config(run_dir, to_dict(config) | source)
         save_tokenizer(tokenizer, run_dir / "tokenizer", config.model.max_length)
 
 

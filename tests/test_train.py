@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 import tiny
-from gem_jax import sharding, train
-from gem_jax.config import MeshConfig
+from gem_jax import checkpoint, sharding, train
+from gem_jax.config import ConfigError, MeshConfig, read_json, to_dict
 from gem_jax.objectives import text_loss
 from gem_jax.optimizer import flat, merge, optimizer, split
+from gem_jax.tokenizer import load_tokenizer
 from gem_jax.train import train_step
 
 # One recipe for many tests: its step is compiled once. Adam's ε damps what float noise would flip.
@@ -143,3 +144,20 @@ def test_begin_places_the_moments_as_their_parameters(prepared):
     adam = state.opt_state[1][0]
     assert adam.mu["llm"]["layers"]["mlp"]["up_proj"]["kernel"].sharding == kernel.sharding
     assert not kernel.sharding.is_fully_replicated
+
+
+def test_a_run_keeps_the_files_that_its_start_was_imported_from(prepared, tmp_path):
+    config = tiny.on(prepared, tiny.instruct())
+    tokenizer = load_tokenizer(prepared / "tokenizer")
+    source = {"layout": "official", "name": "LLaVA", "config": {"_name_or_path": "vicuna"}}
+    start, run = checkpoint.Located(tmp_path / "start", 0), checkpoint.Located(tmp_path / "run", 0)
+    checkpoint.write_config(start.root, {"model": to_dict(config.model), "source": source})
+    train._write_run(config, run.root, tokenizer, start)
+    assert read_json(run.root / "config.json") == {**to_dict(config), "source": source}
+    train._refuse_another_config(config, run.root)
+    train._write_run(config, run.root, tokenizer, run)
+    assert read_json(run.root / "config.json")["source"] == source, "it goes on, and keeps them"
+    with pytest.raises(ConfigError, match="another run's config"):
+        train._refuse_another_config(tiny.changed(config, train={"seed": 6}), run.root)
+    train._write_run(config, tmp_path / "fresh", tokenizer, None)
+    assert read_json(tmp_path / "fresh" / "config.json") == to_dict(config)
