@@ -45,7 +45,7 @@ MODELS = {
     "Mistral": ("Mistral", {"sliding_window": None}),
     "Mistral, window": ("Mistral", {"sliding_window": 7}),
     "Qwen2": ("Qwen2", {"rms_norm_eps": 1e-5}),
-    "Qwen2, tied": ("Qwen2", {"tie_word_embeddings": True}),
+    "Qwen2, many heads, tied": ("Qwen2", {"num_key_value_heads": 6, "tie_word_embeddings": True}),
 }
 IDS = np.random.default_rng(0).integers(3, 97, (2, 40))
 
