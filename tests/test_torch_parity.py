@@ -1,5 +1,6 @@
 """The same weights in torch: import → our logits → export → torch's logits again, all equal."""
 
+import json
 from pathlib import Path
 
 import jax
@@ -9,6 +10,7 @@ import pytest
 
 from gem_jax.models.clip import ClipEncoder
 from gem_jax.models.gem import Batch, Gem, GemConfig
+from gem_jax.weights.hf_export import config_json
 from gem_jax.weights.read import read_gem
 from gem_jax.weights.write import write_gem
 
@@ -95,6 +97,8 @@ def test_a_language_model_is_the_same_in_torch_before_and_after(name, tmp_path):
     expected = torch_logits(model)
     config, params = read_gem(tmp_path / "theirs")
     np.testing.assert_allclose(our_logits(config, params), expected, atol=1e-4)
+    values = json.loads((tmp_path / "theirs" / "config.json").read_text())
+    assert config_json(config, {"layout": "official", "config": values}) == values
     (tmp_path / "tokenizer").mkdir()
     write_gem(tmp_path / "ours", config, params, tmp_path / "tokenizer")
     again = type(model).from_pretrained(tmp_path / "ours", attn_implementation="eager")

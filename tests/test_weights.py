@@ -354,6 +354,7 @@ def test_a_folder_without_ecg_encoder_is_a_llava(tmp_path):
     assert "model.image_newline" in names
     assert not any("ecg" in name for name in names)
     assert "mm_ecg_tower" not in json.loads((tmp_path / "foo" / "config.json").read_text())
+    assert "ECG" not in (tmp_path / "foo" / "README.md").read_text()
     again, params_again = read_gem(tmp_path / "foo")
     assert again == llava
     assert same_bits(params_again, rest)

@@ -29,6 +29,28 @@ Exported by gem-jax. {parameters}.
 Not a medical device: for research only, not for diagnosis or treatment.
 """
 
+CARD_LLAVA = """---
+library_name: transformers
+tags: [llava]
+---
+# LLaVA: an image and a question in, an answer out
+
+Exported by gem-jax. {parameters}.
+
+| part | sizes |
+|---|---|
+| image encoder | {pixels} x {pixels} pixels, {layers} layers of {width} |
+| projector | {mm_projector} |
+| language model | {vocabulary} tokens, {llm_layers} layers of {llm_width}, length {length} |
+
+- The layout is the original's (LLaVA): `model*.safetensors` holds every part. The image encoder
+  lies once more in `{vision_dir}/`, where `config.json` points to; its path is relative, so run the
+  original code with this folder as the working directory.
+- `gem-jax import` reads the folder back bit for bit.
+
+Not a medical device: for research only, not for diagnosis or treatment.
+"""
+
 CARD_ALONE = """---
 library_name: transformers
 ---
@@ -44,33 +66,26 @@ Not a medical device: for research only, not for diagnosis or treatment.
 def model_card(config: GemConfig, parameters: str) -> str:
     """Returns the card's Markdown; `parameters` is the count for people."""
     ecg, vision, llm = config.ecg, config.vision, config.llm
-    counted = parameters[:1].upper() + parameters[1:]
+    said = {
+        "parameters": parameters[:1].upper() + parameters[1:],
+        "vocabulary": llm.vocab_size,
+        "llm_layers": llm.num_layers,
+        "llm_width": llm.hidden_dim,
+        "length": config.max_length,
+    }
     if vision is None:
-        return CARD_ALONE.format(
-            parameters=counted,
-            vocabulary=llm.vocab_size,
-            llm_layers=llm.num_layers,
-            llm_width=llm.hidden_dim,
-            length=config.max_length,
-            family=llm.family,
-        )
-    return CARD.format(
-        parameters=counted,
-        ecg=f"{ecg.num_leads} x {ecg.seq_length} samples, {ecg.num_layers} layers of {ecg.width}"
-        if ecg
-        else "none",
-        pixels=vision.image_size,
-        layers=vision.num_layers,
-        width=vision.hidden_dim,
-        ecg_projector=config.ecg_projector,
-        mm_projector=config.mm_projector,
-        llm_layers=llm.num_layers,
-        llm_width=llm.hidden_dim,
-        vocabulary=llm.vocab_size,
-        length=config.max_length,
-        vision_dir=VISION_DIR,
-        ecg_dir=ECG_DIR,
-    )
+        return CARD_ALONE.format(**said, family=llm.family)
+    said |= {
+        "pixels": vision.image_size,
+        "layers": vision.num_layers,
+        "width": vision.hidden_dim,
+        "mm_projector": config.mm_projector,
+        "vision_dir": VISION_DIR,
+    }
+    if ecg is None:
+        return CARD_LLAVA.format(**said)
+    sizes = f"{ecg.num_leads} x {ecg.seq_length} samples, {ecg.num_layers} layers of {ecg.width}"
+    return CARD.format(**said, ecg=sizes, ecg_projector=config.ecg_projector, ecg_dir=ECG_DIR)
 
 
 def describe(params: dict) -> str:
