@@ -125,6 +125,7 @@ def instruct(
                 split=item.split,
                 truth=truth,
                 calibrated=record.calibrated,
+                stored_leads=record.stored_leads,
             )
         )
     return examples

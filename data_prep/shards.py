@@ -44,6 +44,7 @@ class Example:
         split: `train` or `test`.
         truth: The summary measured within a cardiologist's marks, None without marks.
         calibrated: Whether the millivolts are to be trusted.
+        stored_leads: Names of the leads in the order of the file; empty in older shards.
     """
 
     record: dict[str, Any]
@@ -53,6 +54,7 @@ class Example:
     split: str
     truth: dict[str, Any] | None = None
     calibrated: bool = True
+    stored_leads: tuple[str, ...] = ()
 
     @property
     def id(self) -> str:
@@ -75,6 +77,7 @@ class Example:
             sampling_rate_hz=self.sampling_rate_hz,
             derived=tuple(lead for lead in leads if measured[lead]["derived"]),
             calibrated=self.calibrated,
+            stored_leads=self.stored_leads,
         )
 
     def measured(self) -> Measurement:
@@ -109,6 +112,7 @@ def encode(example: Example) -> bytes:
         "split": example.split,
         "truth": truth,
         "calibrated": example.calibrated,
+        "stored_leads": example.stored_leads,
     }
     return msgpack.packb(fields)
 
@@ -142,6 +146,7 @@ def decode(element: bytes) -> Example:
         split=fields["split"],
         truth=None if fields["truth"] is None else json.loads(fields["truth"]),
         calibrated=fields["calibrated"],
+        stored_leads=tuple(fields.get("stored_leads", ())),
     )
 
 

@@ -6,7 +6,7 @@ continued at step n sees what the uninterrupted one saw. Leading axis of every a
 
 import functools
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,22 +15,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from data_prep import augment, render, teachers
+from data_prep import augment, teachers
 from data_prep.measure import Measurement, measure_waves
 from data_prep.records import Record
 from data_prep.shards import Example, decode, shard_files
 from gem_jax.config import Config, ConfigError
 from gem_jax.dense import qrs_targets, summary_targets, wave_targets
-from gem_jax.models.gem import Batch, GemConfig
+from gem_jax.inputs import Exhibit, Medium, features_of, medium_of, room_for, stack
+from gem_jax.media import Capacity
+from gem_jax.models.gem import Batch
 from gem_jax.models.pretrain import DenseTargets
-from gem_jax.preprocess import MODEL_RATE_HZ, ecg_array, image_tiles
+from gem_jax.preprocess import MODEL_RATE_HZ, ecg_array
 from gem_jax.rows import Row, expand
-from gem_jax.templates import IMAGE
+from gem_jax.templates import TokenError
 from gem_jax.tokenizer import Tokenizer
-from gem_jax.tokens import encode, turns_of
-
-# A small page holds all that the tiny image encoders resolve, and is drawn in a few milliseconds.
-PAGE_DPI = 20
+from gem_jax.tokens import encode, media_paths, turns_of
 
 
 @dataclass(frozen=True)
@@ -42,37 +41,6 @@ class TrainBatch:
     record_ids: tuple[str, ...]
     num_tokens: int
     squared_lengths: int
-
-
-def ecg_of(record: Record, config: GemConfig) -> np.ndarray | None:
-    """Returns the record, (L, N), as the ECG encoder takes it; None where the model has none."""
-    return ecg_array(record, config.ecg) if config.ecg else None
-
-
-def page_tiles(record: Record, config: GemConfig) -> np.ndarray:
-    """Returns the tiles of the record's page, (I, H, W, 3), as the image encoder takes them."""
-    if config.vision is None:
-        raise ConfigError(
-            "model: got a language model alone, expected one with an image encoder: it is asked "
-            "about an ECG; import a GEM, LLaVA or PULSE folder"
-        )
-    return image_tiles(render.render(record, dpi=PAGE_DPI).image, config)
-
-
-def prompt_row(tokenizer: Tokenizer, config: GemConfig, question: str, length: int) -> Row:
-    """Returns the row of one question about an ECG, ended at the assistant's cue."""
-    asked = question if IMAGE in question else f"{IMAGE}\n{question}"
-    prompt = encode(tokenizer, config.template, [(asked, "")], num_media=1, answer_open=True)
-    return expand(prompt, [np.arange(config.num_media_tokens)], length)
-
-
-def stack(rows: list[Row], ecgs: list[np.ndarray | None], images: list[np.ndarray]) -> Batch:
-    """Returns the rows as one batch of host arrays; either every row has a medium or none has."""
-    fields = ("tokens", "positions", "segments", "media_index", "targets", "loss_mask")
-    columns = {field: np.stack([getattr(row, field) for row in rows]) for field in fields}
-    signals = [ecg for ecg in ecgs if ecg is not None]
-    ecg = np.stack(signals)[:, None] if signals else None
-    return Batch(**columns, ecg=ecg, image=np.stack(images) if images else None)
 
 
 def augmented(
@@ -128,27 +96,65 @@ class MakeRow(grain.transforms.RandomMap):
         else:
             record, measured = example.signal(), example.measured()
             turns = turns_of(example.conversations)
-        dense = config.train.objective == "pretrain"
-        told = encode(self.tokenizer, config.model.template, turns, num_media=1, id=example.id)
-        features = np.arange(0 if dense else config.model.num_media_tokens)
-        row = expand(told, [features], config.data.length)
-        made: dict[str, Any] = {
-            "id": example.id,
-            "row": row,
-            "ecg": ecg_of(record, config.model),
-        }
-        if dense:
+        made: dict[str, Any] = {"id": example.id}
+        if config.train.objective == "pretrain":
             ecg = config.model.ecg
             assert ecg is not None  # the objective's model was built before
+            media = [Medium(ecg_array(record, ecg), None, (0, 0))]
             made["waves"] = wave_targets(measured, ecg, MODEL_RATE_HZ)
             made["qrs"] = qrs_targets(measured, ecg, MODEL_RATE_HZ)
             made["summary"] = summary_targets(measured)
         else:
-            made["image"] = page_tiles(record, config.model)
-        return made
+            media = [medium_of(config.model, Exhibit(record)) for _ in range(num_media(example))]
+        made["row"] = train_row(config, self.tokenizer, turns, media, example.id)
+        return made | {"media": media}
 
 
-def collate(made: list[dict[str, Any]]) -> TrainBatch:
+def train_row(
+    config: Config,
+    tokenizer: Tokenizer,
+    turns: Sequence[tuple[str, str]],
+    media: Sequence[Medium],
+    id: str,
+) -> Row:
+    """Returns the row of a conversation with its media; stage 0 reads the text alone.
+
+    Raises:
+        TokenError: when placeholders and media differ in number, or the row is too long.
+    """
+    told = encode(tokenizer, config.model.template, turns, num_media=len(media), id=id)
+    features = [np.arange(0)] * len(media)
+    if config.train.objective != "pretrain":
+        features = features_of(config.model, room(config), media)
+    return expand(told, features, config.data.length, padding_side=config.model.padding_side)
+
+
+def room(config: Config) -> Capacity:
+    """Returns what every row of the run has room for: an element of a shard holds one ECG."""
+    whole = room_for(config.model, 1)
+    return Capacity(1, 0) if config.train.objective == "pretrain" else whole
+
+
+def num_media(example: Example) -> int:
+    """Returns how many ECGs with their pages the example's record names: one, or none.
+
+    Raises:
+        TokenError: when it names more than an element of a shard holds.
+    """
+    named = {
+        field: len(media_paths(example.record.get(field) or None, example.id))
+        for field in ("ecg", "image")
+    }
+    if max(named.values()) > 1:
+        told = " and ".join(f"{count} {field}s" for field, count in named.items())
+        raise TokenError(
+            f"{example.id}: names {told}, expected at most one of each: an element of a shard "
+            "holds one ECG; write the shard anew with one record an element"
+        )
+    return named["ecg"]
+
+
+def collate(made: list[dict[str, Any]], config: Config) -> TrainBatch:
     """Returns the rows as one batch."""
     rows = [one["row"] for one in made]
     dense = None
@@ -159,9 +165,7 @@ def collate(made: list[dict[str, Any]]) -> TrainBatch:
             summary=np.stack([one["summary"] for one in made]),
         )
     return TrainBatch(
-        batch=stack(
-            rows, [one["ecg"] for one in made], [one["image"] for one in made if "image" in one]
-        ),
+        batch=stack(config.model, room(config), rows, [one["media"] for one in made]),
         dense=dense,
         record_ids=tuple(one["id"] for one in made),
         num_tokens=sum(row.length for row in rows),
@@ -182,13 +186,14 @@ def train_shards(config: Config) -> tuple[str, ...]:
 
 def train_batches(config: Config, tokenizer: Tokenizer, first_step: int) -> Iterator[TrainBatch]:
     """Returns the batches of the run from `first_step` on, made ahead by a thread."""
+    together = functools.partial(collate, config=config)
     rows = (
         grain.MapDataset.source(Shards(train_shards(config)))
         .seed(config.data.seed)
         .shuffle()
         .repeat()
         .random_map(MakeRow(config, tokenizer))
-        .batch(config.data.batch_size, drop_remainder=True, batch_fn=collate)
+        .batch(config.data.batch_size, drop_remainder=True, batch_fn=together)
     )
     # Rows are made in Python: a second thread would only wait for the interpreter's lock.
     ahead = grain.ReadOptions(num_threads=1, prefetch_buffer_size=8)

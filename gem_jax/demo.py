@@ -194,19 +194,21 @@ def logit_difference(out: Path, first: Path, second: Path) -> float:
     import jax.numpy as jnp
 
     from gem_jax import answers
-    from gem_jax.data import as_arrays, ecg_of, page_tiles, prompt_row, stack
+    from gem_jax.data import as_arrays
+    from gem_jax.inputs import Exhibit, room_for
     from gem_jax.models.gem import Gem
     from gem_jax.tasks import claims
 
     case = claims.load(_shard(out, "test"))[0]
+    shown = (Exhibit(case.record),)
     logits = []
     for path in (first, second):
         model = answers.load_model(path)
-        row = prompt_row(model.tokenizer, model.config, case.question, model.config.max_length)
-        ecg, page = ecg_of(case.record, model.config), page_tiles(case.record, model.config)
-        batch = as_arrays(stack([row], [ecg], [page]))
-        said: Any = jax.jit(Gem(model.config).apply)({"params": model.params}, batch)
-        logits.append(said[0, : row.length])
+        asked = [answers.prompt(model, answers.Question(case.question, shown))]
+        length = answers.prompt_length(model.config, asked)
+        batch = answers.prompts(model.config, asked, [shown], room_for(model.config, 1), length)
+        said: Any = jax.jit(Gem(model.config).apply)({"params": model.params}, as_arrays(batch))
+        logits.append(said[0, : batch.segments.sum()])
     return float(jnp.abs(logits[0] - logits[1]).max())
 
 
@@ -214,8 +216,10 @@ def interpretations(out: Path) -> list["Interpretation"]:
     """Returns those of the first held-out record and of the one with most contradicted claims."""
     from data_prep.claims import check, parse
     from data_prep.instruct import QUESTIONS
+    from data_prep.records import read
     from gem_jax import answers, interpret
     from gem_jax.evaluate import read_predictions
+    from gem_jax.inputs import Exhibit
     from gem_jax.tasks import claims
 
     told = read_predictions(out / "predictions.jsonl")
@@ -229,8 +233,8 @@ def interpretations(out: Path) -> list["Interpretation"]:
     model = answers.load_model(out / STAGES[-1])
     found = []
     for case in (cases[0], max(cases, key=contradicted)):
-        record = dataclasses.replace(interpret.load_record(paths[case.id]), name=case.id)
-        found.append(interpret.interpret(model, record, QUESTIONS[STYLE], max_new_tokens=64))
+        record = dataclasses.replace(read(paths[case.id]), name=case.id)
+        found.append(interpret.interpret(model, Exhibit(record), QUESTIONS[STYLE], 64))
     return found
 
 

@@ -8,13 +8,16 @@ scores.json is last.
 import hashlib
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from data_prep.files import write_whole
 from data_prep.progress import track
 from data_prep.records import BadInput
+
+if TYPE_CHECKING:
+    from gem_jax.inputs import Exhibit
 
 
 def main(
@@ -25,6 +28,8 @@ def main(
     predictions: Path | None = None,
     task: Literal["claims"] = "claims",
     train_data: Path | None = None,
+    images: Path | None = None,
+    reading: Literal["ours", "original"] = "ours",
     max_new_tokens: int = 64,
 ) -> int:
     """Score answers about held-out ECGs against the signal, with two controls that must fail.
@@ -37,6 +42,10 @@ def main(
         task: What is asked and how it is scored.
         train_data: Shard of training records, for the best constant answer; the one beside `data`
             if it is not named.
+        images: Folder below which each record's `image` lies, to show instead of the page that is
+            drawn from it.
+        reading: How record and picture become the model's input: leads by name, at 500 Hz; or as
+            the original GEM reads them, in the order and at the rate of the file.
         max_new_tokens: Where an answer without an end is cut.
     """
     from gem_jax.tasks import claims
@@ -53,7 +62,8 @@ def main(
         )
     train_cases = claims.load(train_data or _beside(data))
     if checkpoint is not None:
-        predictions = answer_all(checkpoint, cases, out, max_new_tokens)
+        shown = {case.id: exhibit_of(case, images, reading) for case in cases}
+        predictions = answer_all(checkpoint, cases, shown, out, max_new_tokens)
     assert predictions is not None
     own, other = _answers(predictions, cases)
     table = claims.score(own, other, cases, train_cases)
@@ -86,6 +96,18 @@ def _usable(cases: Sequence[Any]) -> list[Any]:
         else:
             usable.append(case)
     return usable
+
+
+def exhibit_of(case: Any, images: Path | None, reading: Literal["ours", "original"]) -> "Exhibit":
+    """Returns what the model is shown of a case; BadInput when its picture is missing."""
+    from gem_jax.inputs import Exhibit
+
+    image = images / case.image if images else None
+    if image and not image.is_file():
+        raise BadInput(
+            f"{case.id}: {image}: no such file, expected the record's picture; correct --images"
+        )
+    return Exhibit(case.record, image, reading)
 
 
 def _questions(cases: Sequence[Any]) -> list[tuple[str, str]]:
@@ -130,7 +152,13 @@ def _answers(predictions: Path, cases: Sequence[Any]) -> tuple[list[str], list[s
     return own, [told[key] for key in asked if key[0] != key[1]]
 
 
-def answer_all(checkpoint: Path, cases: Sequence[Any], out: Path, max_new_tokens: int) -> Path:
+def answer_all(
+    checkpoint: Path,
+    cases: Sequence[Any],
+    exhibits: Mapping[str, "Exhibit"],
+    out: Path,
+    max_new_tokens: int,
+) -> Path:
     """Writes OUT/predictions.jsonl: every question with its own ECG and with another patient's.
 
     BadInput when OUT holds another model's answers, or answers about other ECGs.
@@ -143,37 +171,34 @@ def answer_all(checkpoint: Path, cases: Sequence[Any], out: Path, max_new_tokens
     whose = {
         "checkpoint": f"{located.root}/checkpoints/{located.step}",
         "saved": saved_at(located),
-        "ecgs": _digest(cases),
+        "ecgs": _digest(cases, exhibits),
         "at_most": max_new_tokens,
     }
     _refuse_another(out / "evaluation.json", whose, path)
     done = read_predictions(path) if path.exists() else {}
-    records = {case.id: case.record for case in cases}
     questions = {case.id: case.question for case in cases}
     todo = [key for key in _questions(cases) if key not in done]
     if not todo:
         return path
     model = answers.load_model(checkpoint)
-    texts = answers.answer(
-        model,
-        [records[shown] for _, shown in todo],
-        [questions[asked] for asked, _ in todo],
-        max_new_tokens=max_new_tokens,
-    )
+    asked = [answers.Question(questions[own], (exhibits[shown],), own) for own, shown in todo]
+    texts = answers.answer(model, asked, max_new_tokens=max_new_tokens)
     write_whole(out / "evaluation.json", _json(whose))
     _drop_unfinished_line(path)
-    for (asked, shown), text in zip(todo, track(texts, len(todo), "answer"), strict=True):
-        row = {"id": asked, "shown": shown, "answer": text.answer, "reason": text.reason}
+    for (own, shown), text in zip(todo, track(texts, len(todo), "answer"), strict=True):
+        row = {"id": own, "shown": shown, "answer": text.answer, "reason": text.reason}
         _append(path, json.dumps(row, ensure_ascii=False) + "\n")
     return path
 
 
-def _digest(cases: Sequence[Any]) -> str:
+def _digest(cases: Sequence[Any], exhibits: Mapping[str, "Exhibit"]) -> str:
     """Returns a hash of what is asked about which signals: two folders may share their ids."""
     said = hashlib.sha256()
     for case in cases:
-        said.update(f"{case.id}\n{case.question}\n".encode())
+        shown = exhibits[case.id]
+        said.update(f"{case.id}\n{case.question}\n{shown.reading}\n".encode())
         said.update(case.record.signal_mv.tobytes())
+        said.update(shown.image.read_bytes() if shown.image else b"")
     return said.hexdigest()[:16]
 
 

@@ -5,6 +5,7 @@ mask hides, so rows of different lengths share a batch and none changes another'
 B batch, T prompt tokens, S cache slots, M new tokens, V vocabulary.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -160,7 +161,8 @@ def _followed(
         if done.all():
             return answers
         until = int(state.count) + STEPS if listener.follows else most
-        state = _decode(plan, params, rows, state.replace(done=jnp.asarray(done)), until)
+        ended = dataclasses.replace(state, done=jnp.asarray(done))
+        state = _decode(plan, params, rows, ended, until)
 
 
 def _rows(

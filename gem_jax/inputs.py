@@ -9,6 +9,7 @@ row or of a page, L leads, N samples, H W pixels, F features of one placeholder.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -19,7 +20,7 @@ from data_prep.render import render
 from gem_jax.config import ConfigError
 from gem_jax.media import Capacity, Shown, Size, longest_side, max_tiles, placeholder_index
 from gem_jax.models.gem import Batch, GemConfig
-from gem_jax.preprocess import Reading, ecg_array, image_tiles
+from gem_jax.preprocess import Reading, ecg_array, image_tiles, read_page
 from gem_jax.rows import Row, columns
 
 # Of a page that we draw: more lines would be nothing but grey.
@@ -32,8 +33,8 @@ class Exhibit:
     """What one placeholder shows."""
 
     record: Record | None
-    page: Image.Image | None = None
-    """A picture of the record; None: it is drawn."""
+    image: Path | None = None
+    """A picture of the record; None: its page is drawn."""
     reading: Reading = "ours"
 
 
@@ -52,26 +53,29 @@ def medium_of(config: GemConfig, exhibit: Exhibit) -> Medium:
 
     Raises:
         ConfigError: when the model has no encoder at all.
-        BadInput: when the model takes an ECG and there is none, or there is nothing to show.
+        BadInput: when the model takes an ECG and there is none, there is nothing to show, or the
+            picture cannot be read.
     """
     require_sight(config)
-    record, page = exhibit.record, exhibit.page
-    if record is None and (config.ecg or page is None):
+    record = exhibit.record
+    if record is None and config.ecg:
         raise BadInput(
-            f"record: got {'a picture alone' if page else 'none'}, expected the ECG's record: the "
-            "model takes the signal together with its page; name the record, and the picture of "
-            "it by --image"
+            f"{exhibit.image}: got a picture alone, expected the ECG's record too: the model takes "
+            "the signal together with its page; name the record, and its picture by --image"
         )
-    if page is None:
-        assert record is not None
-        page = draw(record, config)
+    page = page_of(exhibit, config)
     ecg = ecg_array(record, config.ecg, exhibit.reading) if config.ecg and record else None
     return Medium(ecg, image_tiles(page, config, exhibit.reading), page.size)
 
 
-def draw(record: Record, config: GemConfig) -> Image.Image:
-    """Returns the record's page with as many pixels as the image encoder resolves."""
-    return render(record, dpi=max(LEAST_DPI, math.ceil(longest_side(config) / PAGE_WIDTH_IN))).image
+def page_of(exhibit: Exhibit, config: GemConfig) -> Image.Image:
+    """Returns the picture, or the record's page with as many pixels as the encoder resolves."""
+    if exhibit.image is not None:
+        return read_page(exhibit.image)
+    if exhibit.record is None:
+        raise BadInput("record: got none and no picture, expected one of them to show")
+    dpi = max(LEAST_DPI, math.ceil(longest_side(config) / PAGE_WIDTH_IN))
+    return render(exhibit.record, dpi=dpi).image
 
 
 def require_sight(config: GemConfig) -> None:

@@ -8,6 +8,7 @@ end make the model's length. Axes: L leads, T samples, N the model's samples, I 
 
 import dataclasses
 import math
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -81,9 +82,10 @@ def require_fit(record: Record) -> Record:
     return record
 
 
-def seen(record: Record, config: EcgConfig) -> Record:
+def seen(record: Record, config: EcgConfig, reading: Reading = "ours") -> Record:
     """Returns the beginning of the record that the model reads, with a note if that is not all."""
-    seen_s = config.seq_length / MODEL_RATE_HZ
+    rate_hz = MODEL_RATE_HZ if reading == "ours" else record.sampling_rate_hz
+    seen_s = config.seq_length / rate_hz
     if record.duration_s <= seen_s:
         return record
     note = f"the model reads the first {seen_s:g} s of {record.duration_s:g} s"
@@ -92,6 +94,22 @@ def seen(record: Record, config: EcgConfig) -> Record:
         signal_mv=record.signal_mv[:, : round(seen_s * record.sampling_rate_hz)],
         notes=(*record.notes, note),
     )
+
+
+def read_page(path: Path) -> Image.Image:
+    """Returns a picture of an ECG.
+
+    Raises:
+        BadInput: when the file is missing or no picture.
+    """
+    try:
+        with Image.open(path) as page:
+            page.load()
+            return page
+    except (OSError, Image.DecompressionBombError) as error:
+        raise BadInput(
+            f"{path}: cannot be read ({error}), expected a whole picture such as a PNG or JPEG"
+        ) from error
 
 
 def fit_length(signal_mv: Float[np.ndarray, "L T"], length: int) -> Float[np.ndarray, "L N"]:

@@ -59,7 +59,7 @@ class Merged:
         """Returns the first `length` tokens, as the original: perhaps within a feature block."""
         return Merged(self.tokens[:length], self.media_index[:length], self.learn[:length], self.id)
 
-    def padded(self, length: int, side: Literal["right", "left"] = "right") -> Row:
+    def padded(self, length: int, side: str = "right") -> Row:
         """Returns the row of `length` tokens; the targets are one token ahead."""
         count = len(self.tokens)
         room = (length - count, 0) if side == "left" else (0, length - count)
@@ -117,7 +117,7 @@ def expand(
     length: int,
     *,
     cut: Literal["refuse", "original"] = "refuse",
-    padding_side: Literal["right", "left"] = "right",
+    padding_side: str = "right",
 ) -> Row:
     """Returns the row of a conversation, for training, evaluation and generation alike.
 
@@ -127,7 +127,7 @@ def expand(
         length: Tokens of the row, padded.
         cut: "refuse": a row that is too long is an error, half an answer or half an ECG is never
             shown; "original": it is cut at `length` wherever that falls.
-        padding_side: Where the padding stands.
+        padding_side: Where the padding stands, `right` or `left`.
 
     Raises:
         TokenError: when the row is too long, is cut before all of its answers, or media and

@@ -72,7 +72,7 @@ def encode(
     """
     form = template(template_name)
     if not any_tokenizer:
-        _require_special(tokenizer, template_name, form, id)
+        require_template(tokenizer, template_name, id)
     asked = [Turn(*turn) for turn in turns]
     _require_placeholders(asked, num_media, id)
     if form.image_first if image_first is None else image_first:
@@ -198,8 +198,9 @@ def _overlapping(
     ]
 
 
-def _require_special(tokenizer: Tokenizer, name: str, form: Template, id: str) -> None:
-    if missing := [token for token in form.needs if token not in tokenizer.special]:
+def require_template(tokenizer: Tokenizer, name: str, id: str) -> None:
+    """Refuses a tokenizer without the special tokens of a template, with a TokenError."""
+    if missing := [token for token in template(name).needs if token not in tokenizer.special]:
         raise TokenError(
             f"{id}: template {name!r} needs the special tokens {', '.join(missing)}, the tokenizer "
             f"has {', '.join(sorted(tokenizer.special)) or 'none'}; choose the template of the "

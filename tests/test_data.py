@@ -12,7 +12,8 @@ from data_prep.claims import check, parse
 from data_prep.shards import read_shard, shard_files
 from gem_jax import data
 from gem_jax.config import ConfigError
-from gem_jax.data import augmented, ids_hash, page_tiles, prompt_row, stack, train_batches
+from gem_jax.data import augmented, ids_hash, train_batches
+from gem_jax.inputs import Exhibit, medium_of
 from gem_jax.preprocess import ecg_array
 from gem_jax.tokenizer import load_tokenizer
 
@@ -81,8 +82,9 @@ def test_without_augmentation_the_record_is_itself(prepared, tokenizer, examples
     known = {one.id: one for one in examples}
     for row, name in enumerate(made.record_ids):
         record = known[name].signal()
+        shown = medium_of(tiny.MODEL, Exhibit(record))
         np.testing.assert_array_equal(made.batch.ecg[row, 0], ecg_array(record, tiny.MODEL.ecg))
-        np.testing.assert_array_equal(made.batch.image[row], page_tiles(record, tiny.MODEL))
+        np.testing.assert_array_equal(made.batch.image[row], shown.tiles)
         told = tokenizer.decode(made.batch.targets[row][made.batch.loss_mask[row]].tolist())
         assert told.strip() == known[name].conversations[1]["value"]
 
@@ -141,30 +143,6 @@ def test_rates_span_what_the_time_scale_allows(prepared, examples):
     slowest, fastest = 1 / augment.TIME_SCALE[1], 1 / augment.TIME_SCALE[0]
     within = [slowest * 0.93 < ratio < fastest * 1.07 for ratio in ratios]
     assert np.mean(within) > 0.9  # a shorter window holds other beats
-
-
-def test_a_prompt_ends_at_the_cue_and_the_answer_is_not_in_it(tokenizer):
-    row = prompt_row(tokenizer, tiny.MODEL, "Describe this ECG in brief.", tiny.LENGTH)
-    assert not row.loss_mask.any()
-    assert (row.media_index >= 0).sum() == tiny.MEDIA
-    text = tokenizer.decode(row.tokens[: row.length].tolist())
-    assert text.endswith("ASSISTANT:")
-    named = prompt_row(tokenizer, tiny.MODEL, "<image>\nDescribe this ECG in brief.", tiny.LENGTH)
-    np.testing.assert_array_equal(named.tokens, row.tokens)
-
-
-def test_stacked_rows_keep_their_order(tokenizer, examples):
-    questions = ["Rate?", "What is the axis of this ECG?"]
-    rows = [prompt_row(tokenizer, tiny.MODEL, question, 60) for question in questions]
-    records = [one.signal() for one in examples[:2]]
-    ecgs = [ecg_array(record, tiny.MODEL.ecg) for record in records]
-    pages = [page_tiles(record, tiny.MODEL) for record in records]
-    batch = stack(rows, ecgs, pages)
-    for number in range(2):
-        np.testing.assert_array_equal(batch.tokens[number], rows[number].tokens)
-        np.testing.assert_array_equal(batch.ecg[number, 0], ecgs[number])
-        np.testing.assert_array_equal(batch.image[number], pages[number])
-    assert not np.array_equal(pages[0], pages[1])
 
 
 def test_the_hash_tells_the_records_and_their_order():

@@ -9,12 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import tiny
 from data_prep.phrases import parse
 from data_prep.records import BadInput
 from data_prep.shards import read_shard, shard_files
-from gem_jax import answers, checkpoint, evaluate
+from gem_jax import answers, checkpoint, cli, evaluate
 from gem_jax.answers import Text
 from gem_jax.scores import absolute_error, angular_error, paired_bootstrap
 from gem_jax.tasks import claims
@@ -205,9 +206,9 @@ def asked(monkeypatch) -> list[str]:
     """Names of the ECGs that a model without weights is asked about; it stops at the third."""
     asked: list[str] = []
 
-    def answer(model, records, questions, *, max_new_tokens):
-        for record in records:
-            asked.append(record.name)
+    def answer(model, questions, *, max_new_tokens):
+        for question in questions:
+            asked.append(question.exhibits[0].record.name)
             if len(asked) == 3:
                 raise KeyboardInterrupt
             yield Text("Rate 50 bpm.", "eos")
@@ -215,6 +216,10 @@ def asked(monkeypatch) -> list[str]:
     monkeypatch.setattr(answers, "answer", answer)
     monkeypatch.setattr(answers, "load_model", lambda path: None)
     return asked
+
+
+def shown(cases) -> dict:
+    return {case.id: evaluate.exhibit_of(case, None, "ours") for case in cases}
 
 
 def model_at(path: Path, prepared: Path) -> Path:
@@ -227,15 +232,15 @@ def test_a_stopped_evaluation_keeps_its_first_answers(prepared, shard, tmp_path,
     model = model_at(tmp_path / "any", prepared)
     path = tmp_path / "predictions.jsonl"
     with pytest.raises(KeyboardInterrupt):
-        evaluate.answer_all(model, cases, tmp_path, 8)
+        evaluate.answer_all(model, cases, shown(cases), tmp_path, 8)
     begun = path.read_text()
     assert len(begun.splitlines()) == 2
     path.write_text(begun + lines_of(cases)[2][:30])
-    evaluate.answer_all(model, cases, tmp_path, 8)
+    evaluate.answer_all(model, cases, shown(cases), tmp_path, 8)
     assert path.read_text().startswith(begun)
     assert len(evaluate.read_predictions(path)) == 6
     assert len(asked) == 3 + 4
-    evaluate.answer_all(model, cases, tmp_path, 8)
+    evaluate.answer_all(model, cases, shown(cases), tmp_path, 8)
     assert len(asked) == 3 + 4, "nothing is asked twice"
 
 
@@ -245,17 +250,19 @@ def test_answers_of_another_model_or_about_other_ecgs_are_not_mixed(
     cases = claims.load(shard)
     model = model_at(tmp_path / "any", prepared)
     with pytest.raises(KeyboardInterrupt):
-        evaluate.answer_all(model, cases, tmp_path, 8)
+        evaluate.answer_all(model, cases, shown(cases), tmp_path, 8)
     refused = pytest.raises(BadInput, match=r"holds answers of .*/any/checkpoints/0")
     with refused:
-        evaluate.answer_all(model_at(tmp_path / "other", prepared), cases, tmp_path, 8)
+        evaluate.answer_all(
+            model_at(tmp_path / "other", prepared), cases, shown(cases), tmp_path, 8
+        )
     louder = dataclasses.replace(cases[0].record, signal_mv=cases[0].record.signal_mv * 2)
     with refused:
         others = [dataclasses.replace(cases[0], record=louder), *cases[1:]]
-        evaluate.answer_all(model, others, tmp_path, 8)
+        evaluate.answer_all(model, others, shown(others), tmp_path, 8)
     shutil.rmtree(model)
     with refused:
-        evaluate.answer_all(model_at(model, prepared), cases, tmp_path, 8)
+        evaluate.answer_all(model_at(model, prepared), cases, shown(cases), tmp_path, 8)
     assert len(asked) == 3
 
 
@@ -270,3 +277,29 @@ def test_a_model_answers_each_question_with_its_own_and_anothers_ecg(prepared, s
     assert {row["reason"] for row in rows} <= {"eos", "length"}
     table = json.loads((tmp_path / "scores.json").read_text())
     assert table["heart_rate_bpm"]["unsaid"] == 3, "an untrained model says nothing of the rate"
+
+
+def test_pictures_and_the_originals_reading_are_shown_instead(prepared, shard, tmp_path, capsys):
+    model = model_at(tmp_path / "any", prepared)
+    run = ["evaluate", "--data", str(shard), "--checkpoint", str(model), "--max-new-tokens", "4"]
+    said = {}
+    folder = tmp_path / "pictures"
+    for case in claims.load(shard):
+        file = folder / case.image
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (300, 200), "black").save(file)
+    for name, options in {
+        "drawn": [],
+        "pictures": ["--images", str(folder)],
+        "original": ["--reading", "original"],
+    }.items():
+        assert cli.main([*run, "--out", str(tmp_path / name), *options]) == 0
+        said[name] = json.loads((tmp_path / name / "evaluation.json").read_text())["ecgs"]
+    assert len(set(said.values())) == 3, "none is mixed with another"
+    answers_of = [(tmp_path / name / "predictions.jsonl").read_text() for name in said]
+    assert answers_of[0] != answers_of[1]
+    capsys.readouterr()
+    missing = ["--out", str(tmp_path / "missing"), "--images", str(tmp_path / "none")]
+    assert cli.main([*run, *missing]) == 2
+    assert "no such file, expected the record's picture" in capsys.readouterr().err
+    assert not (tmp_path / "missing").exists()

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import jax
+import numpy as np
 import pytest
-from PIL import Image
+from PIL import ImageOps
 
 import tiny
 from data_prep.instruct import QUESTIONS
 from data_prep.measure import measure
-from data_prep.records import BadInput, read
+from data_prep.records import LEADS, read
+from data_prep.render import render
 from data_prep.sample_index import sample_records
 from data_prep.teachers import template_answer
-from gem_jax import answers, checkpoint, interpret
+from gem_jax import answers, checkpoint, cli, inputs, interpret
 from gem_jax.answers import Text
 from gem_jax.models.ecg import EcgConfig
+from gem_jax.models.gem import abstract_params
 
 # What `interpret` asks of a model whose answer a test gives: how much of a record it reads.
 MUTE = SimpleNamespace(config=SimpleNamespace(ecg=EcgConfig.coca_vit_b_32()))
@@ -38,8 +45,8 @@ def says(monkeypatch):
     """Makes every model give this answer."""
 
     def speak(text: str, reason: str = "eos") -> None:
-        def answer(model, records, questions, **options):
-            yield from (Text(text, reason) for _ in records)
+        def answer(model, questions, **options):
+            yield from (Text(text, reason) for _ in questions)
 
         monkeypatch.setattr(answers, "answer", answer)
         monkeypatch.setattr(answers, "load_model", lambda path: MUTE)
@@ -48,7 +55,7 @@ def says(monkeypatch):
 
 
 def told(path: Path, question: str = QUESTIONS["brief"]) -> interpret.Interpretation:
-    return interpret.interpret(MUTE, interpret.load_record(path), question, 64)
+    return interpret.interpret(MUTE, interpret.load_exhibit(path), question, 64)
 
 
 def test_true_claims_are_supported_and_false_ones_contradicted(path, truth, says):
@@ -109,19 +116,114 @@ def test_the_page_is_written_with_marks(path, truth, says, tmp_path, capsys):
     assert "not a medical device" in document.lower()
 
 
-def test_an_untrained_model_answers_through_the_program(prepared, path, tmp_path, capsys):
-    model = tmp_path / "model"
-    checkpoint.save_model(model, tiny.MODEL, tiny.params(), prepared / "tokenizer", {})
-    assert interpret.main(path, checkpoint=model, json=True, max_new_tokens=4) == 0
+def moved(params: dict) -> dict:
+    """The parameters, wider: what such a model says depends on what it is shown."""
+    return jax.tree.map(lambda leaf: leaf * 2.5, params)
+
+
+@pytest.fixture(scope="module")
+def gem(prepared, tmp_path_factory) -> Path:
+    model = tmp_path_factory.mktemp("models") / "gem"
+    checkpoint.save_model(model, tiny.MODEL, moved(tiny.params()), prepared / "tokenizer", {})
+    return model
+
+
+@pytest.fixture(scope="module")
+def pulse(prepared, tmp_path_factory) -> Path:
+    """A model that takes pages alone, in tiles."""
+    model = tmp_path_factory.mktemp("models") / "pulse"
+    config = dataclasses.replace(
+        tiny.MODEL,
+        ecg=None,
+        ecg_projector="identity",
+        image_mode="anyres",
+        patch_merge="spatial_unpad",
+        image_newline=True,
+        grid_pinpoints=((64, 32), (32, 64)),
+    )
+    params = moved(tiny.drawn(abstract_params(config)))
+    checkpoint.save_model(model, config, params, prepared / "tokenizer", {})
+    return model
+
+
+@pytest.fixture(scope="module")
+def picture(path, tmp_path_factory) -> Path:
+    file = tmp_path_factory.mktemp("picture") / "page.png"
+    ImageOps.invert(render(read(path), dpi=30).image).save(file)
+    return file
+
+
+def answered(model: Path, *given: object) -> dict:
+    """What `gem-jax interpret` prints, as a person runs it."""
+    args = ["interpret", *map(str, given), "--checkpoint", str(model), "--max-new-tokens", "6"]
+    ran = subprocess.run(
+        [sys.executable, "-m", "gem_jax.cli", *args, "--json"], capture_output=True, text=True
+    )
+    assert ran.returncode == 0, ran.stderr
+    return json.loads(ran.stdout)
+
+
+def test_a_gem_answers_about_a_record_and_a_picture_of_it(gem, path, picture):
+    drawn = answered(gem, path)
+    assert drawn["record"] == read(path).name
+    assert drawn["reason"] in ("eos", "length")
+    assert answered(gem, path, "--image", picture)["answer"] != drawn["answer"]
+
+
+def test_a_model_of_pages_answers_about_a_picture_alone(pulse, path, picture, tmp_path):
+    page = tmp_path / "page.html"
+    told = answered(pulse, picture, "--html", page)
+    assert told["record"] == str(picture) and told["quality"] == {}
+    assert "data:image/png;base64," in page.read_text()
+    assert told["answer"] == answered(pulse, path, "--image", picture)["answer"]
+    assert told["answer"] != answered(pulse, path)["answer"]
+
+
+def test_a_question_alone_is_answered(gem, capsys):
+    asked = ["interpret", "--checkpoint", str(gem), "--max-new-tokens", "6", "--json"]
+    assert cli.main([*asked, "--question", "What is a PR interval?"]) == 0
     values = json.loads(capsys.readouterr().out)
-    assert values["reason"] in ("eos", "length")
-    assert values["record"] == read(path).name
+    assert (values["record"], values["claims"], values["quality"]) == ("question", [], {})
+    assert cli.main([*asked, "--question", "<image>\nRate?"]) == 2
+    assert "got 1 <image> in the questions, expected 0" in capsys.readouterr().err
+    assert cli.main([*asked, "--html", "page.html"]) == 2
+    assert "--html: got nothing to show" in capsys.readouterr().err
 
 
-def test_what_the_model_cannot_take_is_refused(tmp_path):
-    picture = tmp_path / "page.png"
-    Image.new("RGB", (8, 8)).save(picture)
-    with pytest.raises(BadInput, match=r"is a picture, expected a record with a signal"):
-        interpret.main(picture, checkpoint=tmp_path)
-    with pytest.raises(BadInput):
-        interpret.main(tmp_path / "absent", checkpoint=tmp_path)
+def test_without_a_record_no_claim_can_be_verified(picture, says):
+    says("Heart rate 72 bpm. Axis 30 degrees.")
+    told = interpret.interpret(MUTE, interpret.load_exhibit(picture), "Rate?", 64, "page")
+    assert len(told.verdicts) == 2
+    assert {one.verdict for one in told.verdicts} == {"unverifiable"}
+    text = interpret.as_text(told)
+    assert "measured nothing (no record was given to measure)" in text
+    assert text.startswith("page: Rate?")
+
+
+def test_the_originals_reading_shows_the_leads_in_the_order_of_the_file(gem, path, monkeypatch):
+    mimic = (*LEADS[:4], "aVF", "aVL", *LEADS[6:])
+    record = dataclasses.replace(read(path), stored_leads=mimic)
+    monkeypatch.setattr(interpret, "read", lambda path: record)
+    shown = []
+    whole = inputs.medium_of
+    monkeypatch.setattr(
+        answers, "medium_of", lambda *given: shown.append(whole(*given)) or shown[-1]
+    )
+    for reading in ("ours", "original"):
+        interpret.main(path, checkpoint=gem, reading=reading, max_new_tokens=2)
+    np.testing.assert_array_equal(shown[0].ecg[4], shown[1].ecg[5])
+    assert np.abs(shown[0].ecg[4] - shown[1].ecg[4]).max() > 0
+
+
+def test_what_the_model_cannot_take_is_refused(gem, path, picture, tmp_path, capsys):
+    def refused(*given: object) -> str:
+        assert cli.main(["interpret", *map(str, given), "--checkpoint", str(gem)]) == 2
+        return capsys.readouterr().err
+
+    assert "got a picture alone, expected the ECG's record too" in refused(picture)
+    assert "is a picture, and --image names another" in refused(picture, "--image", picture)
+    text = tmp_path / "text.png"
+    text.write_text("none")
+    assert "text.png: cannot be read" in refused(path, "--image", text)
+    assert "absent.png: cannot be read" in refused(tmp_path / "absent.png")
+    assert "absent" in refused(tmp_path / "absent")

@@ -32,6 +32,7 @@ class Case:
 
     id: str
     record: Record
+    image: str
     question: str
     answer: str
     truth: Measurement
@@ -48,6 +49,7 @@ def case_of(example: Example) -> Case:
     return Case(
         id=example.id,
         record=example.signal(),
+        image=example.record.get("image") or "",
         question=turns[0]["value"],
         answer=turns[1]["value"],
         truth=example.true_measurement(),
