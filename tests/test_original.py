@@ -7,12 +7,14 @@ import json
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from gem_jax.models.clip import ClipConfig
 from gem_jax.models.ecg import EcgConfig
 from gem_jax.models.gem import GemConfig
 from gem_jax.weights.files import open_folder
-from gem_jax.weights.hf_config import read_official
+from gem_jax.weights.hf_config import read_model, read_official
 from gem_jax.weights.hf_export import config_json, generation_json
 from gem_jax.weights.names import NEWLINE, gem_slots
 from gem_jax.weights.tower_config import write_vision
@@ -80,6 +82,24 @@ def test_a_language_model_comes_back_as_it_was(name, tmp_path):
     spelled = "dtype" if "dtype" in values else "torch_dtype"
     expected = values | {"vocab_size": 152070, spelled: "float64"}
     assert config_json(grown, source) == expected
+
+
+OPTIONAL = sorted(
+    set(LANGUAGE_MODELS["unsloth/Llama-3.2-1B-Instruct"])
+    - {"architectures", "hidden_size", "intermediate_size", "num_hidden_layers", "vocab_size"}
+    - {"num_attention_heads", "max_position_embeddings", "eos_token_id", "bos_token_id"}
+)
+
+
+@given(left_out=st.sets(st.sampled_from(OPTIONAL)), nulled=st.booleans())
+@settings(max_examples=40, deadline=None)
+def test_whatever_a_config_leaves_out_stays_left_out(left_out, nulled):
+    whole = LANGUAGE_MODELS["unsloth/Llama-3.2-1B-Instruct"]
+    values = {key: found for key, found in whole.items() if key not in left_out}
+    if nulled and "rope_scaling" in left_out:
+        values["rope_scaling"] = None
+    config = of_dtype(read_model(values, {}, Path("config.json"), None), "bfloat16")
+    assert config_json(config, source_of(values)) == values
 
 
 @pytest.fixture

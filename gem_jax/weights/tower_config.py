@@ -5,6 +5,7 @@ from typing import Any
 
 from gem_jax.models.clip import ClipConfig
 from gem_jax.models.ecg import EcgConfig
+from gem_jax.weights.families import TRANSFORMERS_VERSION
 from gem_jax.weights.files import WeightsError, read_json, write_json
 from gem_jax.weights.keys import (
     GENERIC_FIXED,
@@ -155,6 +156,8 @@ def write_vision(folder: Path, config: ClipConfig) -> None:
             "hidden_act": config.activation,
             "hidden_size": config.hidden_dim,
             "image_size": config.image_size,
+            "initializer_factor": 1.0,
+            "initializer_range": 0.02,
             "intermediate_size": config.mlp_dim,
             "layer_norm_eps": config.norm_eps,
             "model_type": "clip_vision_model",
@@ -162,7 +165,10 @@ def write_vision(folder: Path, config: ClipConfig) -> None:
             "num_channels": 3,
             "num_hidden_layers": config.num_layers,
             "patch_size": config.patch_size,
+            # What transformers supposes: a vision model alone has no projection.
+            "projection_dim": 512,
             "torch_dtype": config.param_dtype,
+            "transformers_version": TRANSFORMERS_VERSION,
         },
     )
     write_json(
