@@ -3,28 +3,53 @@
 ROOT/config.json holds `model` (and, for a run, the whole Config); ROOT/tokenizer/ the tokenizer;
 ROOT/checkpoints/N/ the parameters, and for a run the optimizer's and the data iterator's state.
 A CKPT on a command line is ROOT (its last complete step) or ROOT/checkpoints/N.
+An encoder alone has its own key instead of `model`, `vision` or `ecg`, and no tokenizer.
 """
 
 import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
 from orbax.checkpoint import v1 as ocp
 
-from gem_jax.config import ConfigError, model_from_dict, read_json, to_dict
+from gem_jax.config import ConfigError, from_dict, model_from_dict, read_json, to_dict
+from gem_jax.models.clip import ClipConfig
+from gem_jax.models.ecg import EcgConfig
 from gem_jax.models.gem import GemConfig, abstract_params
+from gem_jax.whole import whole_folder
+
+# A run saves its parameters beside the optimizer's state; orbax names those saved one by one.
+PARAMS = "params"
+PARAMS_ALONE = "state"
+CHUNK_BYTES = 100_000_000
+# Shape and dtype of parameters by their paths.
+Shapes = dict[str, jax.ShapeDtypeStruct]
 
 
 class CheckpointError(ConfigError):
     """A folder that is not a checkpoint, or one that does not fit what reads it."""
+
+
+class Encoder(NamedTuple):
+    """A kind of encoder that a checkpoint may hold alone."""
+
+    what: str
+    config: type[ClipConfig] | type[EcgConfig]
+
+
+ENCODERS = {
+    "vision": Encoder("an image encoder", ClipConfig),
+    "ecg": Encoder("an ECG encoder", EcgConfig),
+}
 
 
 @dataclass(frozen=True)
@@ -53,19 +78,46 @@ def complete_steps(root: Path) -> list[int]:
 
 
 def locate(path: Path) -> Located:
-    """Returns the root and step that the CKPT `path` means; CheckpointError if it is none."""
+    """Returns the root and step that the CKPT `path` means.
+
+    CheckpointError if it is none, or an encoder alone.
+    """
+    located = locate_any(path)
+    for kind in _keys(located.root) & ENCODERS.keys():
+        raise CheckpointError(
+            f"{path}: got {ENCODERS[kind].what} alone, expected a whole model; it serves `gem-jax "
+            "train --init` and `gem-jax export`"
+        )
+    return located
+
+
+def locate_any(path: Path) -> Located:
+    """Returns the root and step that the CKPT `path` means, be it an encoder alone."""
     path = path.absolute()
     if path.parent.name == "checkpoints" and path.name.isdecimal():
         root, steps = path.parents[1], [int(path.name)] if path.is_dir() else []
     else:
         root, steps = path, complete_steps(path)
-    whole = (root / "config.json").is_file() and (root / "tokenizer").is_dir()
-    if not steps or not whole:
+    whole = (root / "tokenizer").is_dir() or _keys(root) & ENCODERS.keys()
+    if not steps or not whole or not (root / "config.json").is_file():
         raise CheckpointError(
             f"{path}: got no checkpoint, expected a folder with config.json, tokenizer and "
             "checkpoints/N as `gem-jax import` or `gem-jax train` writes it"
         )
     return Located(root, steps[-1])
+
+
+def _keys(root: Path) -> set[str]:
+    path = root / "config.json"
+    return set(read_json(path)) if path.is_file() else set()
+
+
+def read_encoder_config(located: Located) -> tuple[str, ClipConfig | EcgConfig] | None:
+    """Returns the key and the sizes of an encoder alone; None for a model."""
+    values = read_json(located.root / "config.json")
+    for kind in values.keys() & ENCODERS.keys():
+        return kind, from_dict(ENCODERS[kind].config, values[kind], kind)
+    return None
 
 
 def read_model_config(located: Located) -> GemConfig:
@@ -78,40 +130,90 @@ def read_model_config(located: Located) -> GemConfig:
     return model_from_dict(values["model"])
 
 
+def read_source(located: Located) -> dict[str, Any] | None:
+    """Returns what the checkpoint's config.json says of its origin; None: nothing."""
+    return read_json(located.root / "config.json").get("source")
+
+
 def load_params(path: Path) -> tuple[GemConfig, dict]:
     """Returns (model config, all of GEM's parameters) of the CKPT `path`.
+
+    CheckpointError as of `whole_shapes`.
+    """
+    located = locate(path)
+    config = read_model_config(located)
+    whole_shapes(located, config)
+    params = load_tree(located)
+    return config, {part: params[part] for part in abstract_params(config)}
+
+
+def whole_shapes(located: Located, config: GemConfig) -> Shapes:
+    """Returns shape and dtype of each of GEM's parameters; none is read yet.
 
     CheckpointError when it lacks a part, as a stage-0 run does: it serves `train --init` alone; or
     when the parameters are not of the config's sizes.
     """
-    located = locate(path)
-    config = read_model_config(located)
-    params = load_tree(located)
-    expected = abstract_params(config)
-    missing = sorted(set(expected) - set(params))
+    saved, expected = saved_shapes(located), _flat(abstract_params(config))
+    parts = {_part(path) for path in expected}
+    missing = sorted(parts - {_part(path) for path in saved})
     if missing:
         raise CheckpointError(
             f"{located.root}: got a checkpoint without {missing}, expected a whole GEM; it is an "
             "intermediate stage, train the next one with --init"
         )
-    params = {part: params[part] for part in expected}
-    if jax.tree.map(jnp.shape, params) != jax.tree.map(jnp.shape, expected):
+    found = {path: leaf.shape for path, leaf in saved.items() if _part(path) in parts}
+    if found != {path: leaf.shape for path, leaf in expected.items()}:
         raise CheckpointError(
             f"{located.root}: got parameters of other sizes than its config.json says, expected "
             "both as they were written; fetch the checkpoint again"
         )
-    return config, params
+    return {path: saved[path] for path in expected}
+
+
+def saved_shapes(located: Located) -> Shapes:
+    """Returns shape and dtype of each parameter that the step holds."""
+    with _reading(located) as folder:
+        _, saved = _saved(folder)
+        return {
+            path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
+            for path, leaf in _flat(saved).items()
+        }
 
 
 def load_tree(located: Located) -> dict:
     """Returns the saved parameters, every part that the step holds, on the default device."""
     with _reading(located) as folder:
-        saved = ocp.checkpointables_metadata(folder).metadata["params"]
+        name, saved = _saved(folder)
         single = jax.sharding.SingleDeviceSharding(jax.devices()[0])
         target = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=single), saved
         )
-        return ocp.load_checkpointables(folder, {"params": target})["params"]
+        return ocp.load_checkpointables(folder, {name: target})[name]
+
+
+def leaves(located: Located, shapes: Shapes) -> Iterator[tuple[str, np.ndarray]]:
+    """Yields (path, parameter) in host memory, one after the other, for each of `shapes`.
+
+    The caller drops one before it asks for the next: then one is held at a time.
+    """
+    for path, shape in shapes.items():
+        yield path, _load_leaf(located, path, shape)
+
+
+def _load_leaf(located: Located, path: str, shape: jax.ShapeDtypeStruct) -> np.ndarray:
+    options = ocp.Context()
+    options.pytree.loading.partial_load = True
+    with _reading(located) as folder, options:
+        name, _ = _saved(folder)
+        target = _tree({path: np.empty(shape.shape, shape.dtype)})
+        return _flat(ocp.load_checkpointables(folder, {name: target})[name])[path]
+
+
+def _saved(folder: Path) -> tuple[str, dict]:
+    """Returns orbax's name for the parameters of a step, and what it knows of each of them."""
+    known = ocp.checkpointables_metadata(folder).metadata
+    name = PARAMS if PARAMS in known else PARAMS_ALONE
+    return name, known[name]
 
 
 def saved_at(located: Located) -> int | None:
@@ -169,15 +271,66 @@ def write_config(root: Path, values: dict[str, Any]) -> None:
 def save_model(
     root: Path, config: GemConfig, params: dict, tokenizer: Path, source: dict[str, Any]
 ) -> None:
+    """Writes a checkpoint of a model that is in memory; all else as `write_model`."""
+    write_model(root, config, _flat(params).items(), tokenizer, source)
+
+
+def write_model(
+    root: Path,
+    config: GemConfig,
+    leaves: Iterable[tuple[str, Any]],
+    tokenizer: Path,
+    source: dict[str, Any],
+) -> None:
     """Writes a checkpoint of a model alone, as step 0, in one step: ROOT appears when it is whole.
 
-    `source` says in config.json where the weights come from. A ROOT that exists is refused.
+    `leaves` are (path, parameter), of which one is held at a time. `source` says in config.json
+    where they come from. A ROOT that exists is refused.
     """
     if root.exists():
         raise CheckpointError(f"{root}: exists, expected a new folder; remove it or name another")
-    partial = root.with_name(f"{root.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    write_config(partial, {"model": to_dict(config), "source": source})
-    shutil.copytree(tokenizer, partial / "tokenizer")
-    ocp.save_checkpointables(steps_dir(partial) / "0", {"params": params})
-    os.replace(partial, root)
+    with whole_folder(root) as partial:
+        write_config(partial, {"model": to_dict(config), "source": source})
+        shutil.copytree(tokenizer, partial / "tokenizer")
+        _write_leaves(steps_dir(partial) / "0", leaves)
+
+
+def _write_leaves(folder: Path, leaves: Iterable[tuple[str, Any]]) -> None:
+    options = ocp.Context()
+    # Orbax would copy each array, and hold it once more, compressed, until its last byte is done:
+    # its joint file (OCDBT) is written last. A file a chunk is written as it is compressed.
+    options.memory.deepcopy_host_arrays = False
+    options.array.saving.use_ocdbt = False
+    options.array.saving.storage_options.chunk_byte_size = CHUNK_BYTES
+    with _silence(), options:
+        for path, array in leaves:
+            ocp.partial.save(folder, _tree({path: array}))
+            del array  # It is not kept while the next one is read.
+        ocp.partial.finalize(folder)
+
+
+def _tree(flat: dict[str, Any]) -> dict:
+    return traverse_util.unflatten_dict(flat, sep="/")
+
+
+def _flat(tree: dict) -> dict[str, Any]:
+    return traverse_util.flatten_dict(tree, sep="/")
+
+
+def _part(path: str) -> str:
+    return path.split("/")[0]
+
+
+def write_encoder(
+    root: Path,
+    config: ClipConfig | EcgConfig,
+    leaves: Iterable[tuple[str, Any]],
+    source: dict[str, Any],
+) -> None:
+    """Writes a checkpoint of an encoder alone; all else as `write_model`."""
+    (kind,) = [kind for kind, known in ENCODERS.items() if isinstance(config, known.config)]
+    if root.exists():
+        raise CheckpointError(f"{root}: exists, expected a new folder; remove it or name another")
+    with whole_folder(root) as partial:
+        write_config(partial, {kind: to_dict(config), "source": source})
+        _write_leaves(steps_dir(partial) / "0", leaves)

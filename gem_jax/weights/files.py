@@ -1,13 +1,12 @@
 """Folders of weights, read by their index; safetensors, or torch's files without executing them."""
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from gem_jax.weights.entry import Entry
 from gem_jax.weights.pickled import PickleError, open_pickle
@@ -19,6 +18,8 @@ LAYOUTS = (SINGLE, INDEX, "pytorch_model.bin", "pytorch_model.bin.index.json")
 PICKLES = (".bin", ".pt", ".pth")
 SHARD_BYTES = 5 * 10**9
 DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+# On request; `keep`: whatever they are stored in.
+Dtype = Literal["keep", "float32", "bfloat16", "float16"]
 # No weights are stored so, but tables beside them are: positions, masks.
 TABLE_DTYPES = {
     "I64": "int64",
@@ -162,54 +163,6 @@ def _once(pairs: list[tuple[str, object]]) -> dict:
     return values
 
 
-def write_folder(
-    folder: Path, tensors: Iterator[tuple[str, np.ndarray]], shard_bytes: int = SHARD_BYTES
-) -> int:
-    """Writes named tensors in shards of at most `shard_bytes` and their index; returns the bytes.
-
-    A shard is written when the next tensor does not fit, so one shard is held in memory. One
-    shard alone is called model.safetensors and has no index, as transformers does.
-    """
-    shards: list[list[str]] = []
-    total = 0
-    for number, shard in enumerate(_fill(tensors, shard_bytes)):
-        write_file(folder / f"{number}.partial", shard)
-        shards.append(sorted(shard))
-        total += sum(tensor.nbytes for tensor in shard.values())
-    count = len(shards)
-    files = [f"model-{number:05d}-of-{count:05d}.safetensors" for number in range(1, count + 1)]
-    files = files if count > 1 else [SINGLE]
-    for number, file in enumerate(files):
-        (folder / f"{number}.partial").rename(folder / file)
-    if count > 1:
-        index = {name: file for file, names in zip(files, shards, strict=True) for name in names}
-        write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": index})
-    return total
-
-
-def write_file(path: Path, tensors: dict[str, np.ndarray]) -> None:
-    """Writes one safetensors file."""
-    # Safetensors writes the buffer as it lies: a transposed view would be written untransposed.
-    contiguous = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
-    # Transformers and torch read files without this mark as not theirs.
-    save_file(contiguous, path, metadata={"format": "pt"})
-    path.chmod(0o644)  # safetensors leaves the file to its owner alone
-
-
 def write_json(path: Path, values: dict) -> None:
     """Writes `values` as Hugging Face does: two spaces, sorted keys."""
     path.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-
-
-def _fill(
-    tensors: Iterator[tuple[str, np.ndarray]], shard_bytes: int
-) -> Iterator[dict[str, np.ndarray]]:
-    shard: dict[str, np.ndarray] = {}
-    filled = 0
-    for name, tensor in tensors:
-        if shard and filled + tensor.nbytes > shard_bytes:
-            yield shard
-            shard, filled = {}, 0
-        shard[name] = tensor
-        filled += tensor.nbytes
-    yield shard

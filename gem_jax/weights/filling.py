@@ -1,24 +1,19 @@
 """Tensors of files → our parameters: all checked against their slots, then stacked one by one."""
 
-import dataclasses
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TypeVar
 
 import jax
 import numpy as np
 
-from gem_jax.models.clip import ClipConfig
-from gem_jax.models.ecg import EcgConfig
-from gem_jax.models.llm import LlmConfig
+from gem_jax.weights.dtypes import converted
 from gem_jax.weights.files import DTYPES, Shards, refuse, some
-from gem_jax.weights.names import LM_HEAD, Slot
+from gem_jax.weights.names import LM_HEAD, Slot, official_shape
 
 # Tensors, and the slot that each of those that are wanted fills.
 Source = tuple[Shards, dict[str, Slot]]
 # Our parameters by path.
 Shapes = Mapping[str, jax.ShapeDtypeStruct]
-Part = TypeVar("Part", ClipConfig, EcgConfig, LlmConfig)
 
 # Tables that older releases of transformers saved and that follow from the config.
 DERIVED = (".rotary_emb.inv_freq", ".embeddings.position_ids")
@@ -49,18 +44,11 @@ def stored_dtypes(sources: list[Source]) -> dict[str, str]:
     }
 
 
-def with_dtype(config: Part, stored: str) -> Part:
-    """Returns the part's config for parameters of the dtype `stored`."""
-    # Half precision overflows at 65,504: float16 weights are computed with in float32.
-    compute = "bfloat16" if stored == "bfloat16" else "float32"
-    return dataclasses.replace(config, param_dtype=stored, dtype=compute)
-
-
 def _leaf(leaf: jax.ShapeDtypeStruct, rows: list[tuple[Shards, str, Slot]]) -> np.ndarray:
     """Returns one parameter, its layers stacked from their official tensors."""
     array = np.empty(leaf.shape, leaf.dtype)
     for shards, name, slot in rows:
-        tensor = shards.read(name)
+        tensor = converted(name, shards.read(name), array.dtype)
         place = ... if slot.layer is None else slot.layer
         array[place] = tensor if slot.axes is None else tensor.transpose(slot.axes)
     return array
@@ -83,7 +71,7 @@ def _problems(shards: Shards, slots: dict[str, Slot], shapes: Shapes) -> Iterato
     dtypes: dict[str, str] = {}
     for name, slot in slots.items():
         if name in entries:
-            expected = _official_shape(shapes[slot.path].shape, slot)
+            expected = official_shape(shapes[slot.path].shape, slot)
             if entries[name].shape != expected:
                 yield f"{name}: got shape {entries[name].shape}, expected {expected}"
             if entries[name].dtype not in DTYPES.values():
@@ -100,13 +88,6 @@ def _is_tied_head(shards: Shards, slots: dict[str, Slot], name: str) -> bool:
         return False
     head, embedding = shards.read(name), shards.read(tables[0])
     return head.dtype == embedding.dtype and head.tobytes() == embedding.tobytes()
-
-
-def _official_shape(shape: tuple[int, ...], slot: Slot) -> tuple[int, ...]:
-    ours = shape if slot.layer is None else shape[1:]
-    if slot.axes is None:
-        return ours
-    return tuple(ours[slot.axes.index(axis)] for axis in range(len(ours)))
 
 
 def _part(slot: Slot) -> str:

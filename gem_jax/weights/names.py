@@ -145,6 +145,14 @@ def projector_slots(part: str, kind: str) -> dict[str, Slot]:
     return dict(_slots(_projector_table(kind), f"model.{part}.", part))
 
 
+def official_shape(shape: tuple[int, ...], slot: Slot) -> tuple[int, ...]:
+    """Returns the shape of the slot's official tensor, one layer of our parameter of `shape`."""
+    ours = shape if slot.layer is None else shape[1:]
+    if slot.axes is None:
+        return ours
+    return tuple(ours[slot.axes.index(axis)] for axis in range(len(ours)))
+
+
 def _llm_table(config: LlmConfig) -> Table:
     return {
         name: row for name, row in LLM.items() if config.qkv_bias or not name.endswith("_proj.bias")

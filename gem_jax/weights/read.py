@@ -5,13 +5,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import jax
 import numpy as np
 from flax import traverse_util
 
 from gem_jax.models.gem import GemConfig, abstract_params
+from gem_jax.weights.dtypes import with_dtype
 from gem_jax.weights.encoders import ecg_encoder, image_encoder
 from gem_jax.weights.files import Shards, WeightsError, open_file, open_folder
-from gem_jax.weights.filling import Source, require_fit, stacked, stored_dtypes, with_dtype
+from gem_jax.weights.filling import Source, require_fit, stacked, stored_dtypes
 from gem_jax.weights.hf_config import Official, read_official, with_ecg_encoder
 from gem_jax.weights.layout import layout_of, unknown_layout
 from gem_jax.weights.names import ECG_PREFIX, NEWLINE, VISION_PREFIX, Slot, gem_slots
@@ -75,6 +77,13 @@ def checked(where: Path, config: GemConfig, sources: list[Source]) -> Import:
 def leaves(plan: Import) -> Iterator[tuple[str, np.ndarray]]:
     """Yields (path, parameter), one after the other; the caller drops one before the next."""
     return stacked(_flat(abstract_params(plan.config)), plan.sources)
+
+
+def filled_shapes(plan: Import) -> dict[str, jax.ShapeDtypeStruct]:
+    """Returns shape and dtype of each parameter that `leaves` gives, by path."""
+    filled = {slot.path for _, slots in plan.sources for slot in slots.values()}
+    shapes = _flat(abstract_params(plan.config))
+    return {path: leaf for path, leaf in shapes.items() if path in filled}
 
 
 def read_gem(source: Path, vision: Path | None = None) -> tuple[GemConfig, dict]:

@@ -4,24 +4,40 @@ import sys
 from pathlib import Path
 from typing import Literal
 
-from gem_jax.weights.files import require_free
+from gem_jax.weights.files import Dtype, require_free
 
 
-def main(checkpoint: Path, dest: Path, /, *, layout: Literal["official"] = "official") -> None:
+def main(
+    checkpoint: Path,
+    dest: Path,
+    /,
+    *,
+    layout: Literal["official"] = "official",
+    dtype: Dtype = "keep",
+) -> None:
     """Export a checkpoint to Hugging Face files that the original GEM's layout has.
 
     Args:
         checkpoint: What `import` wrote, a run directory, or one of its checkpoints/N.
         dest: New folder.
         layout: `official` is LLaVA's and GEM's, LlavaLlamaForCausalLM or LlavaQwenForCausalLM.
+        dtype: What the tensors become; `keep` rounds nothing.
     """
     # Here, not above: `--help` need not wait for JAX.
-    from gem_jax.checkpoint import load_params, locate
+    from flax import traverse_util
+
+    from gem_jax.checkpoint import leaves, locate, read_model_config, read_source, whole_shapes
+    from gem_jax.weights.dtypes import all_in, retyped
     from gem_jax.weights.model_card import describe
-    from gem_jax.weights.write import write_gem
+    from gem_jax.weights.progress import nbytes, track
+    from gem_jax.weights.write import Export, write_official
 
     require_free(dest)
     located = locate(checkpoint)
-    config, params = load_params(checkpoint)
-    write_gem(dest, config, params, located.tokenizer)
+    config = read_model_config(located)
+    saved = whole_shapes(located, config)
+    source = read_source(located)
+    export = Export(retyped(config, dtype), all_in(dtype, saved), located.tokenizer, source)
+    write_official(dest, export, track(leaves(located, saved), nbytes(saved), "export"))
+    params = traverse_util.unflatten_dict(saved, sep="/")
     print(f"{dest}: exported {describe(params)} in the {layout} layout", file=sys.stderr)

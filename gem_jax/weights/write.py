@@ -1,72 +1,120 @@
 """Our parameters → a folder in the official Hugging Face layout."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import jax
 import numpy as np
 from flax import traverse_util
 
 from gem_jax.models.gem import GemConfig
-from gem_jax.weights.files import SHARD_BYTES, write_file, write_folder, write_json
+from gem_jax.weights.dtypes import converted
+from gem_jax.weights.files import SHARD_BYTES, write_json
 from gem_jax.weights.hf_export import ECG_DIR, VISION_DIR, config_json, generation_json
 from gem_jax.weights.model_card import describe, model_card
-from gem_jax.weights.names import Slot, ecg_slots, gem_slots, vision_slots
+from gem_jax.weights.names import Slot, ecg_slots, gem_slots, official_shape, vision_slots
+from gem_jax.weights.stream import Plan, Writer, start_file, start_folder
 from gem_jax.weights.tower_config import ecg_json, write_vision
+from gem_jax.whole import whole_folder
 
 # The names under which the encoder's pretraining saves it.
 ECG_FILE_PREFIX = "module.ecg."
+
+# A file or folder, and which of our parameters fills each of its tensors.
+Target = tuple[Writer, Mapping[str, Slot]]
+
+
+@dataclass(frozen=True)
+class Export:
+    """What is exported, but for the parameters' values."""
+
+    config: GemConfig
+    shapes: Mapping[str, jax.ShapeDtypeStruct]
+    """By path; their dtypes are those written."""
+    tokenizer: Path
+    source: Mapping[str, Any] | None = None
+    """What the checkpoint's config.json says of its origin."""
+    shard_bytes: int = SHARD_BYTES
+
+
+def write_official(dest: Path, export: Export, leaves: Iterable[tuple[str, np.ndarray]]) -> None:
+    """Writes the official folder `dest` in one step: it appears when it is whole.
+
+    Of `leaves`, (path, parameter), one is held at a time.
+
+    Raises:
+        WeightsError: for a model that the official layout has no words for; nothing is written.
+    """
+    config = export.config
+    values = config_json(config, export.source)
+    named = Path(values.get("mm_ecg_tower", "")).stem
+    with whole_folder(dest) as folder:
+        write_json(folder / "config.json", values)
+        write_json(folder / "generation_config.json", generation_json(config, export.source))
+        parameters = describe(traverse_util.unflatten_dict(dict(export.shapes), sep="/"))
+        (folder / "README.md").write_text(model_card(config, parameters), encoding="utf-8")
+        for path in sorted(export.tokenizer.iterdir()):
+            shutil.copyfile(path, folder / path.name)
+        slots = gem_slots(config)
+        whole = start_folder(folder, plan_tensors(slots, export.shapes), export.shard_bytes)
+        write_tensors([(whole, slots), *_towers(folder, export, named)], leaves)
 
 
 def write_gem(
     dest: Path, config: GemConfig, params: dict, tokenizer: Path, shard_bytes: int = SHARD_BYTES
 ) -> None:
-    """Writes the official folder `dest` in one step: it appears when it is whole.
-
-    Raises:
-        WeightsError: for a model that the official layout has no words for; nothing is written.
-    """
-    values = config_json(config)
-    partial = dest.with_name(f"{dest.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    write_json(partial / "config.json", values)
-    write_json(partial / "generation_config.json", generation_json(config))
-    (partial / "README.md").write_text(model_card(config, describe(params)), encoding="utf-8")
-    for path in sorted(tokenizer.iterdir()):
-        shutil.copyfile(path, partial / path.name)
-    write_folder(partial, _tensors(params, gem_slots(config)), shard_bytes)
-    named = Path(values.get("mm_ecg_tower", "")).stem
-    _write_towers(partial, config, params, named, shard_bytes)
-    partial.replace(dest)
-
-
-def _write_towers(
-    folder: Path, config: GemConfig, params: dict, ecg_name: str, shard_bytes: int
-) -> None:
-    """Writes the towers once more, where config.json points to, as the original expects them."""
-    vision, ecg = folder / VISION_DIR, folder / ECG_DIR
-    if config.vision is None:
-        return
-    vision.mkdir()
-    write_vision(vision, config.vision)
-    write_folder(vision, _tensors(params, vision_slots(config.vision, "")), shard_bytes)
-    if config.ecg is None:
-        return
-    ecg.mkdir()
-    write_json(ecg / f"{ecg_name}.json", ecg_json(config.ecg))
-    tensors = dict(_tensors(params, ecg_slots(config.ecg, ECG_FILE_PREFIX)))
-    write_file(ecg / f"{ecg_name}.safetensors", tensors)
-
-
-def _tensors(params: dict, slots: dict[str, Slot]) -> Iterator[tuple[str, np.ndarray]]:
-    """Yields the official tensors, one stacked parameter of ours after the other."""
+    """Writes the official folder `dest` of parameters that are in memory; as write_official."""
     flat = traverse_util.flatten_dict(params, sep="/")
-    by_path: dict[str, list[tuple[str, Slot]]] = {}
+    shapes = {path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for path, leaf in flat.items()}
+    export = Export(config, shapes, tokenizer, shard_bytes=shard_bytes)
+    write_official(dest, export, flat.items())
+
+
+def plan_tensors(slots: Mapping[str, Slot], shapes: Mapping[str, jax.ShapeDtypeStruct]) -> Plan:
+    """Returns shape and dtype of the tensors of `slots`, in their order."""
+    return {
+        name: (official_shape(shapes[slot.path].shape, slot), shapes[slot.path].dtype.name)
+        for name, slot in slots.items()
+    }
+
+
+def write_tensors(targets: list[Target], leaves: Iterable[tuple[str, np.ndarray]]) -> None:
+    """Writes each of `leaves` to its tensors in all `targets`, then drops it."""
+    for path, leaf in leaves:
+        for writer, slots in targets:
+            own = {name: slot for name, slot in slots.items() if slot.path == path}
+            _write_layers(writer, own, np.asarray(leaf))
+        del leaf  # It is not kept while the next one is read.
+    for writer, _ in targets:
+        writer.finish()
+
+
+def _write_layers(writer: Writer, slots: Mapping[str, Slot], stacked: np.ndarray) -> None:
     for name, slot in slots.items():
-        by_path.setdefault(slot.path, []).append((name, slot))
-    for path, rows in by_path.items():
-        stacked = np.asarray(flat[path])
-        for name, slot in rows:
-            ours = stacked if slot.layer is None else stacked[slot.layer]
-            yield name, ours if slot.axes is None else ours.transpose(np.argsort(slot.axes))
+        ours = stacked if slot.layer is None else stacked[slot.layer]
+        tensor = ours if slot.axes is None else ours.transpose(np.argsort(slot.axes))
+        writer.write(name, converted(name, tensor, np.dtype(writer.places[name].dtype)))
+
+
+def _towers(folder: Path, export: Export, ecg_name: str) -> list[Target]:
+    """Returns the towers' files, where config.json points to, as the original expects them."""
+    config = export.config
+    targets: list[Target] = []
+    if config.vision is not None:
+        vision = folder / VISION_DIR
+        vision.mkdir()
+        write_vision(vision, config.vision)
+        slots = vision_slots(config.vision, "")
+        plan = plan_tensors(slots, export.shapes)
+        targets.append((start_folder(vision, plan, export.shard_bytes), slots))
+    if config.ecg is not None:
+        ecg = folder / ECG_DIR
+        ecg.mkdir()
+        write_json(ecg / f"{ecg_name}.json", ecg_json(config.ecg))
+        slots = ecg_slots(config.ecg, ECG_FILE_PREFIX)
+        file = ecg / f"{ecg_name}.safetensors"
+        targets.append((start_file(file, plan_tensors(slots, export.shapes)), slots))
+    return targets

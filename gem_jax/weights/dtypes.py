@@ -1,0 +1,65 @@
+"""The dtype of weights: as it came, or another on request."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import TypeVar
+
+import jax
+import ml_dtypes
+import numpy as np
+
+from gem_jax.models.clip import ClipConfig
+from gem_jax.models.ecg import EcgConfig
+from gem_jax.models.gem import GemConfig
+from gem_jax.models.llm import LlmConfig
+from gem_jax.weights.files import Dtype, WeightsError
+
+Part = TypeVar("Part", ClipConfig, EcgConfig, LlmConfig)
+
+
+def retyped(config: GemConfig, dtype: Dtype) -> GemConfig:
+    """Returns the config of the same model with all of its parameters in `dtype`."""
+    if dtype == "keep":
+        return config
+    typed = {
+        part: with_dtype(getattr(config, part), dtype)
+        for part in ("ecg", "vision", "llm")
+        if getattr(config, part) is not None
+    }
+    return dataclasses.replace(config, **typed)
+
+
+def with_dtype(config: Part, stored: str) -> Part:
+    """Returns the part's config for parameters of the dtype `stored`."""
+    # Half precision overflows at 65,504: float16 weights are computed with in float32.
+    compute = "bfloat16" if stored == "bfloat16" else "float32"
+    return dataclasses.replace(config, param_dtype=stored, dtype=compute)
+
+
+def converted(name: str, tensor: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Returns the tensor in `dtype`, rounded to nearest; itself where it has that already.
+
+    WeightsError names the tensor if a value of it is too large for `dtype`.
+    """
+    if tensor.dtype == dtype:
+        return tensor
+    with np.errstate(over="ignore"):
+        rounded = tensor.astype(dtype)
+    beyond = np.isinf(rounded) & np.isfinite(tensor)
+    if beyond.any():
+        worst, largest = np.abs(tensor[beyond]).max(), ml_dtypes.finfo(dtype).max
+        raise WeightsError(
+            f"{name}: got {float(worst):g}, expected at most {float(largest):g} in {dtype}; keep "
+            f"its {tensor.dtype} or name another --dtype"
+        )
+    return rounded
+
+
+def all_in(
+    dtype: Dtype, shapes: Mapping[str, jax.ShapeDtypeStruct]
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """Returns the same shapes, all of them in `dtype`."""
+    return {
+        path: leaf if dtype == "keep" else jax.ShapeDtypeStruct(leaf.shape, dtype)
+        for path, leaf in shapes.items()
+    }

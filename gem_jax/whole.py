@@ -1,0 +1,24 @@
+"""A folder that is there when it is whole, and not before."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def whole_folder(dest: Path) -> Iterator[Path]:
+    """Yields the new folder DEST.partial: it becomes DEST at the end, or is removed by an error.
+
+    OSError if DEST is there by then and is not an empty folder.
+    """
+    partial = dest.with_name(f"{dest.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        os.replace(partial, dest)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
