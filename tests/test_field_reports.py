@@ -19,17 +19,24 @@ from safetensors.numpy import save_file
 
 import tiny
 from gem_jax import checkpoint, cli
+from gem_jax.answers import Model, Question, answer, prompt, prompt_length, prompts
 from gem_jax.config import ConfigError
+from gem_jax.data import train_row
 from gem_jax.generate import generate
+from gem_jax.inputs import Exhibit, Medium, medium_of, room_for
+from gem_jax.models.clip import ClipConfig
+from gem_jax.models.ecg import EcgConfig
 from gem_jax.models.gem import Gem, GemConfig, abstract_params
 from gem_jax.models.llm import LlmConfig
 from gem_jax.sampling import GREEDY, Sampling
 from gem_jax.start import initial_params
-from gem_jax.tokenizer import load_tokenizer
+from gem_jax.templates import IMAGE, TokenError
+from gem_jax.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from gem_jax.train import run
 from gem_jax.weights.files import SINGLE, open_folder
 from gem_jax.weights.read import read_gem
 from gem_jax.weights.write import write_gem
+from synthetic import ecg
 from test_weights_files import mapping, push, save_torch, tensor
 
 GOLDENS = Path(__file__).parent / "goldens"
@@ -357,6 +364,60 @@ def test_token_0_of_a_text_is_seen_whatever_pads(logits):
     by_id = dataclasses.replace(asked, segments=(real & (tokens != 0)).astype(np.int32))
     later = real & (np.arange(48) > places[0] + 1) & (tokens != 0)
     assert np.abs(logits(tiny.params(), by_id) - expected)[later].max() > 0.01  # the control
+
+
+LONG = 4096
+
+
+@pytest.fixture(scope="module")
+def official() -> tuple[GemConfig, Tokenizer, Medium]:
+    """GEM at its own sizes, without weights, a tokenizer whose digits are tokens, and an ECG."""
+    config = dataclasses.replace(
+        tiny.MODEL,
+        ecg=EcgConfig.coca_vit_b_32(),
+        vision=ClipConfig.vit_l_14_336(),
+        max_length=LONG,
+    )
+    medium = medium_of(config, Exhibit(ecg()[0]))
+    return config, train_tokenizer(["1 2"], 300), medium
+
+
+def test_a_text_that_leaves_ten_places_for_677_features_is_refused_in_training(official):
+    """LLaVA-NeXT#316: training cut rows, through the middle of an image, and nothing said so."""
+    model, tokenizer, medium = official
+    recipe = tiny.instruct()
+    longer = dataclasses.replace(recipe.data, length=LONG)
+    recipe = dataclasses.replace(recipe, model=model, data=longer)
+
+    def row(digits: int):
+        turns = [(f"{IMAGE}\n" + "1" * digits, "2")]
+        return train_row(recipe, tokenizer, turns, [medium], "rec/7")
+
+    around = row(0).length - 677
+    with pytest.raises(TokenError) as caught:
+        row(LONG - 10 - around)
+    said = f"rec/7: got {LONG - 10 + 677} tokens, 677 of them features, expected at most {LONG}"
+    assert said in str(caught.value)
+    full = row(LONG - 677 - around)
+    assert full.length == LONG and full.loss_mask.sum() == row(0).loss_mask.sum() > 0
+    assert full.media_index[full.media_index >= 0].tolist() == list(range(677))
+
+
+def test_a_question_that_leaves_ten_places_for_677_features_is_refused_when_asked(official):
+    """LLaVA-NeXT#316: inference did not cut where training did; here one rule serves both."""
+    config, tokenizer, _ = official
+    model, shown = Model(config, {}, tokenizer), (Exhibit(ecg()[0]),)
+    around = len(prompt(model, Question("", shown)).ids) - 1
+    long = Question("1" * (LONG - 10 - around), shown, "rec/7")
+    with pytest.raises(TokenError) as caught:
+        next(answer(model, [long], max_new_tokens=1))
+    said = f"rec/7: got {LONG - 10 + 677} tokens, 677 of them features, expected at most"
+    assert f"{said} {LONG - 1}" in str(caught.value)
+    asked = prompt(model, Question("1" * (LONG - 1 - 677 - around), shown))
+    length = prompt_length(config, [asked])
+    batch = prompts(config, [asked], [shown], room_for(config, 1), length)
+    assert batch.segments.sum() == LONG - 1
+    assert batch.media_index[batch.media_index >= 0].tolist() == list(range(677))
 
 
 # Generation.
