@@ -142,6 +142,15 @@ def test_a_llava_that_became_a_gem_says_so(folder):
     assert written["mm_ecg_tower"] == "ecg_tower/coca_ViT-B-32.safetensors"
 
 
+def test_a_tower_that_is_named_as_missing_stays_so(folder):
+    values = LLAVA_MODELS["PULSE-ECG/PULSE-7B"] | {"mm_ecg_tower": None}
+    (folder / "config.json").write_text(json.dumps(values))
+    written = config_json(imported(folder), source_of(values))
+    assert differing(written, values) == {"mm_vision_tower"}
+    whole = LLAVA_MODELS["LANSG/GEM"]
+    assert "mm_ecg_tower" not in config_json(imported(folder), source_of(whole))
+
+
 def test_changed_special_tokens_are_written_into_both_files(tmp_path):
     values = LANGUAGE_MODELS["meta-llama/Llama-3.1-8B-Instruct"]
     generation = {"do_sample": True, "eos_token_id": [128001, 128008, 128009], "top_p": 0.9}

@@ -36,10 +36,12 @@ def in_words_of(
         return ours
     meant = _meaning(ours, config)
     words = ours if "dtype" not in original else _renamed(ours, "torch_dtype", "dtype")
-    for key in [key for key in original if key not in POINTERS]:
+    # A tower that is missing in both may be named as such.
+    pointing = {key for key in POINTERS if key in ours or original.get(key) is not None}
+    for key in [key for key in original if key not in pointing]:
         tried = words | {key: original[key]}
         words = tried if _meaning(tried, config) == meant else words
-    needed = POINTERS if "mm_ecg_tower" in original else POINTERS | ECG_KEYS
+    needed = POINTERS if original.get("mm_ecg_tower") else POINTERS | ECG_KEYS
     for key in sorted(words.keys() - original.keys() - needed):
         tried = {other: words[other] for other in words if other != key}
         words = tried if _meaning(tried, config) == meant else words
@@ -58,19 +60,19 @@ def keeps_ids(
 
 
 def _meaning(values: Mapping[str, Any], config: GemConfig) -> tuple[GemConfig, bool] | None:
-    """Returns the model that `values` describe, and whether they name its dtype falsely.
+    """Returns the model that `values` describe, and whether they name its dtype or none.
 
     None where they describe none.
     """
     vision = config.vision
     towers = Towers(config.ecg, vision, config.image_newline) if vision else None
     generation = {"eos_token_id": list(config.eos_token_ids)}
-    dtypes = {values[key] for key in DTYPE_KEYS if values.get(key) is not None}
+    dtypes = [values[key] for key in DTYPE_KEYS if values.get(key) is not None]
     try:
         model = read_model(values, generation, WHERE, towers)
     except WeightsError:
         return None
-    return model, dtypes <= {config.llm.param_dtype}
+    return model, all(dtype == config.llm.param_dtype for dtype in dtypes)
 
 
 def _renamed(values: dict[str, Any], old: str, new: str) -> dict[str, Any]:
