@@ -216,10 +216,10 @@ def _write_run(
     config: Config, run_dir: Path, tokenizer: Tokenizer, start: checkpoint.Located | None
 ) -> None:
     """Writes config.json, with the files that the start was imported from, and the tokenizer."""
-    began = read_json(start.root / "config.json") if start else {}
-    source = {"source": began["source"]} if "source" in began else {}
+    source = checkpoint.read_source(start) if start else None
+    kept = {} if source is None else {"source": source}
     if jax.process_index() == 0:
-        checkpoint.write_config(run_dir, to_dict(config) | source)
+        checkpoint.write_config(run_dir, to_dict(config) | kept)
         save_tokenizer(tokenizer, run_dir / "tokenizer", config.model.max_length)
 
 

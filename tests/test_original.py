@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from gem_jax.models.clip import ClipConfig
 from gem_jax.models.ecg import EcgConfig
 from gem_jax.models.gem import GemConfig
+from gem_jax.weights import load, save
 from gem_jax.weights.files import open_folder
 from gem_jax.weights.hf_config import read_model, read_official
 from gem_jax.weights.hf_export import config_json, generation_json
@@ -66,6 +67,26 @@ def test_a_golden_comes_back_as_it_was(name):
     assert generation_json(config, source) == generation
     unsourced = differing(config_json(config), values)
     assert {"_name_or_path", "open_clip_config"} < unsourced, "the control: by our own words"
+
+
+@pytest.mark.parametrize("name", GEMS)
+def test_import_and_export_keep_both_files(name, tmp_path):
+    load.main(GOLDENS / name, tmp_path / "checkpoint")
+    save.main(tmp_path / "checkpoint", tmp_path / "exported")
+    for file, expected in (("config.json", {"mm_ecg_tower"}), ("generation_config.json", set())):
+        before = json.loads((GOLDENS / name / file).read_text())
+        after = json.loads((tmp_path / "exported" / file).read_text())
+        assert differing(before, after) == expected
+    assert imported(tmp_path / "exported") == imported(GOLDENS / name)
+
+
+def test_what_export_converts_is_told(tmp_path):
+    load.main(GOLDENS / GEMS[0], tmp_path / "checkpoint")
+    save.main(tmp_path / "checkpoint", tmp_path / "half", dtype="bfloat16")
+    before = json.loads((GOLDENS / GEMS[0] / "config.json").read_text())
+    half = json.loads((tmp_path / "half" / "config.json").read_text())
+    assert differing(before, half) == {"mm_ecg_tower", "torch_dtype"}
+    assert half["torch_dtype"] == "bfloat16"
 
 
 @pytest.mark.parametrize("name", LANGUAGE_MODELS)
