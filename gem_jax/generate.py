@@ -177,6 +177,11 @@ def _rows(
     room = config.max_length - lengths
     if (real != (np.arange(real.shape[1]) < lengths[:, None])).any() or lengths.min() < 1:
         raise PromptError("prompts: got a gap or none, expected tokens, then padding on the right")
+    if (largest := np.asarray(batch.tokens).max()) >= config.llm.vocab_size:
+        raise PromptError(
+            f"prompts: got token {largest}, expected one of the model's {config.llm.vocab_size} "
+            "rows; its tokenizer is another's, or was lengthened without it"
+        )
     if room.min() < 1:
         raise PromptError(
             f"prompts: got one of {lengths.max()} tokens, expected fewer than the model's length "

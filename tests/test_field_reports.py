@@ -26,7 +26,7 @@ from gem_jax.generate import generate
 from gem_jax.inputs import Exhibit, Medium, medium_of, room_for
 from gem_jax.models.clip import ClipConfig
 from gem_jax.models.ecg import EcgConfig
-from gem_jax.models.gem import Gem, GemConfig, abstract_params
+from gem_jax.models.gem import Batch, Gem, GemConfig, abstract_params
 from gem_jax.models.llm import LlmConfig
 from gem_jax.sampling import GREEDY, Sampling
 from gem_jax.start import initial_params
@@ -202,6 +202,19 @@ def table() -> dict:
     return params
 
 
+def of_text(batch: Batch) -> Batch:
+    """Returns the rows without padding and media, of the tokenizer's 30 tokens."""
+    text = dataclasses.replace(
+        batch,
+        tokens=batch.tokens % 30,
+        media_index=np.full_like(batch.media_index, -1),
+        segments=np.ones_like(batch.segments),
+        ecg=None,
+        image=None,
+    )
+    return jax.tree.map(jnp.asarray, text)
+
+
 @pytest.mark.parametrize("added", [0, 1])
 def test_a_table_longer_than_the_tokenizer_stays_as_long(added, table, tmp_path):
     """Qwen#553; unsloth-zoo#923: resizing to the tokenizer's length cut trained rows off."""
@@ -241,18 +254,18 @@ def test_more_tokens_than_rows_are_refused_before_training(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_token_without_a_row_is_refused_when_asked(table):
+    """transformers#25732: five tokens added to 30, a table of 32: the last ids had no row."""
+    asked = of_text(tiny.batch(length=tiny.MEDIA + 11))
+    with pytest.raises(ConfigError, match="got token 34, expected one of the model's 32 rows"):
+        tokens = asked.tokens.at[1, 3].set(34)
+        long = dataclasses.replace(asked, tokens=tokens)
+        generate(ALONE, table, long, max_new_tokens=1, num_tokens=35)
+
+
 def test_rows_of_no_token_are_never_said(table):
     """Qwen#553: ids beyond the tokenizer came out of generation, and could not be decoded."""
-    batch = tiny.batch(length=tiny.MEDIA + 11)
-    asked = dataclasses.replace(
-        batch,
-        tokens=batch.tokens % 30,
-        media_index=np.full_like(batch.media_index, -1),
-        segments=np.ones_like(batch.segments),
-        ecg=None,
-        image=None,
-    )
-    asked = jax.tree.map(jnp.asarray, asked)
+    asked = of_text(tiny.batch(length=tiny.MEDIA + 11))
 
     def said(num_tokens: int, sampling: Sampling = GREEDY) -> set[int]:
         options = {"num_tokens": num_tokens, "sampling": sampling, "eos_token_ids": ()}
