@@ -112,11 +112,11 @@ def _keys(root: Path) -> set[str]:
     return set(read_json(path)) if path.is_file() else set()
 
 
-def read_encoder_config(located: Located) -> tuple[str, ClipConfig | EcgConfig] | None:
-    """Returns the key and the sizes of an encoder alone; None for a model."""
+def read_encoder_config(located: Located) -> ClipConfig | EcgConfig | None:
+    """Returns the sizes of an encoder alone; None for a model."""
     values = read_json(located.root / "config.json")
     for kind in values.keys() & ENCODERS.keys():
-        return kind, from_dict(ENCODERS[kind].config, values[kind], kind)
+        return from_dict(ENCODERS[kind].config, values[kind], kind)
     return None
 
 

@@ -14,7 +14,7 @@ from gem_jax.models.gem import GemConfig
 from gem_jax.models.llm import LlmConfig
 from gem_jax.weights.files import Dtype, WeightsError
 
-Part = TypeVar("Part", ClipConfig, EcgConfig, LlmConfig)
+Part = TypeVar("Part", bound=ClipConfig | EcgConfig | LlmConfig)
 
 
 def retyped(config: GemConfig, dtype: Dtype) -> GemConfig:

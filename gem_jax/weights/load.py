@@ -4,10 +4,14 @@ import dataclasses
 import shutil
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gem_jax.weights.files import Dtype, WeightsError, read_json, require_free
+
+if TYPE_CHECKING:
+    from gem_jax.weights.read import Added
 
 TOKENIZER_FILES = (
     "tokenizer.model",
@@ -33,11 +37,12 @@ def main(
     dtype: Dtype = "keep",
     template: str | None = None,
 ) -> None:
-    """Import an official GEM or LLaVA folder, or a LLaMA, Mistral or Qwen2 language model.
+    """Import a GEM, a LLaVA, a LLaMA, Mistral or Qwen2 language model, or an encoder alone.
 
     Args:
-        source: Folder with config.json, model*.safetensors or pytorch_model*.bin, the tokenizer.
-        dest: New folder: our checkpoint with config.json and tokenizer/.
+        source: Folder with config.json, model*.safetensors or pytorch_model*.bin, the tokenizer;
+            or the folder of a CLIP, or the file (.pt, .bin, .safetensors) of an ECG encoder.
+        dest: New folder: our checkpoint with config.json and, but for an encoder, tokenizer/.
         vision: Folder of the image encoder, instead of the config's mm_vision_tower.
         ecg_encoder: File (.pt, .bin, .safetensors) of an ECG encoder for a LLaVA or PULSE folder.
         ecg_projector: File of its projector. Without it the checkpoint serves `train` alone.
@@ -47,39 +52,56 @@ def main(
     # Here, not above: `--help` need not wait for JAX.
     from flax import traverse_util
 
-    from gem_jax import checkpoint
-    from gem_jax.templates import TEMPLATES
-    from gem_jax.weights.dtypes import retyped
     from gem_jax.weights.model_card import describe
-    from gem_jax.weights.progress import nbytes, track
-    from gem_jax.weights.read import Added, filled_shapes, leaves, plan_import
+    from gem_jax.weights.read import Added
+    from gem_jax.weights.towers import import_tower, is_tower
 
     require_free(dest)
-    if not (source / "config.json").is_file():
-        raise WeightsError(f"{source}: got no config.json, expected the folder of a checkpoint")
-    tokenizer = _tokenizer_files(source)
     if ecg_projector and not ecg_encoder:
         raise WeightsError(f"--ecg-projector: got {ecg_projector}, expected --ecg-encoder with it")
-    if template is not None and template not in TEMPLATES:
-        expected = ", ".join(sorted(TEMPLATES))
-        raise WeightsError(f"--template: got {template!r}, expected one of {expected}")
-    plan = plan_import(source, Added(vision, ecg_encoder, ecg_projector))
-    config = retyped(plan.config, dtype)
-    config = dataclasses.replace(config, template=template or config.template)
-    plan = dataclasses.replace(plan, config=config)
-    shapes = filled_shapes(plan)
-    if dest.is_dir():
-        dest.rmdir()
-    with tempfile.TemporaryDirectory() as folder:
-        for path in tokenizer:
-            shutil.copyfile(path, Path(folder) / path.name)
-        parameters = track(leaves(plan), nbytes(shapes), "import")
-        checkpoint.write_model(dest, config, parameters, Path(folder), _origin(source))
-    params = traverse_util.unflatten_dict(shapes, sep="/")
+    added = Added(vision, ecg_encoder, ecg_projector)
+    if not is_tower(source):
+        shapes = _import_model(source, dest, added, dtype, template)
+    elif added == Added() and template is None:
+        shapes = import_tower(source, dest, dtype)
+    else:
+        raise WeightsError(f"{source}: got an encoder alone, expected no option but --dtype")
+    params = traverse_util.unflatten_dict(dict(shapes), sep="/")
     print(f"{dest}: imported {describe(params)}", file=sys.stderr)
     if ecg_encoder and not ecg_projector:
         said = f"{dest}: has no ecg_projector; it serves `gem-jax train --init` alone, whose recipe"
         print(f"{said} names ecg_projector in train.init_parts", file=sys.stderr)
+
+
+def _import_model(
+    source: Path, dest: Path, added: "Added", dtype: Dtype, template: str | None
+) -> Mapping[str, Any]:
+    """Writes the checkpoint `dest` of a model; returns the shapes of what it holds, by path."""
+    from gem_jax import checkpoint
+    from gem_jax.templates import TEMPLATES
+    from gem_jax.weights.dtypes import retyped
+    from gem_jax.weights.progress import nbytes, track
+    from gem_jax.weights.read import filled_shapes, leaves, plan_import
+
+    if not (source / "config.json").is_file():
+        raise WeightsError(f"{source}: got no config.json, expected the folder of a checkpoint")
+    tokenizer = _tokenizer_files(source)
+    if template is not None and template not in TEMPLATES:
+        expected = ", ".join(sorted(TEMPLATES))
+        raise WeightsError(f"--template: got {template!r}, expected one of {expected}")
+    plan = plan_import(source, added)
+    config = retyped(plan.config, dtype)
+    config = dataclasses.replace(config, template=template or config.template)
+    plan = dataclasses.replace(plan, config=config)
+    shapes = filled_shapes(plan)
+    with tempfile.TemporaryDirectory() as folder:
+        for path in tokenizer:
+            shutil.copyfile(path, Path(folder) / path.name)
+        parameters = track(leaves(plan), nbytes(shapes), "import")
+        if dest.is_dir():
+            dest.rmdir()
+        checkpoint.write_model(dest, config, parameters, Path(folder), _origin(source))
+    return shapes
 
 
 def _origin(source: Path) -> dict[str, Any]:

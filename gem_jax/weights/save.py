@@ -26,14 +26,20 @@ def main(
     # Here, not above: `--help` need not wait for JAX.
     from flax import traverse_util
 
-    from gem_jax.checkpoint import leaves, locate, read_model_config, read_source, whole_shapes
+    from gem_jax.checkpoint import leaves, locate_any, read_model_config, read_source, whole_shapes
     from gem_jax.weights.dtypes import all_in, retyped
     from gem_jax.weights.model_card import describe
     from gem_jax.weights.progress import nbytes, track
+    from gem_jax.weights.towers import export_tower
     from gem_jax.weights.write import Export, write_official
 
     require_free(dest)
-    located = locate(checkpoint)
+    located = locate_any(checkpoint)
+    encoder = export_tower(located, dest, dtype)
+    if encoder is not None:
+        told = describe(traverse_util.unflatten_dict(dict(encoder), sep="/"))
+        print(f"{dest}: exported {told}, an encoder alone", file=sys.stderr)
+        return
     config = read_model_config(located)
     saved = whole_shapes(located, config)
     source = read_source(located)

@@ -1,0 +1,137 @@
+"""An encoder alone: a CLIP folder or the file of an ECG encoder ↔ a checkpoint of its own.
+
+Its parameters lie where the whole model has them, below `vision_tower` or `ecg_tower`.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import numpy as np
+from flax import traverse_util
+
+from gem_jax import checkpoint
+from gem_jax.models.clip import ClipConfig, ClipEncoder
+from gem_jax.models.ecg import EcgConfig, EcgEncoder
+from gem_jax.weights.dtypes import all_in, with_dtype
+from gem_jax.weights.encoders import COCA_ECG, ecg_encoder, image_encoder
+from gem_jax.weights.files import Dtype, read_json, write_json
+from gem_jax.weights.filling import Source, require_fit, stacked, stored_dtypes
+from gem_jax.weights.layout import named_layout
+from gem_jax.weights.names import ecg_slots, vision_slots
+from gem_jax.weights.progress import nbytes, track
+from gem_jax.weights.stream import start_file, start_folder
+from gem_jax.weights.tower_config import ecg_json, ecg_name, read_ecg, read_vision, write_vision
+from gem_jax.weights.write import plan_tensors, write_tensors
+from gem_jax.whole import whole_folder
+
+# The hidden state that LLaVA takes; a CLIP folder does not say which is wanted of it.
+SELECT_LAYER = -2
+
+Shapes = Mapping[str, jax.ShapeDtypeStruct]
+
+
+@dataclass(frozen=True)
+class Tower:
+    """What an import of an encoder will read, all of it checked."""
+
+    config: ClipConfig | EcgConfig
+    shapes: Shapes
+    """Of the parameters, by path."""
+    tensors: Source
+
+
+def is_tower(source: Path) -> bool:
+    """Returns whether `source` is a file, or the folder of a CLIP."""
+    config = source / "config.json"
+    return source.is_file() or (config.is_file() and named_layout(read_json(config)) == "CLIP")
+
+
+def plan_tower(source: Path) -> Tower:
+    """Returns the image encoder of a CLIP folder, or the ECG encoder of a file.
+
+    The text towers beside them are known and left; a file's sizes are in the .json beside it.
+
+    Raises:
+        WeightsError: once, naming all tensors that are missing, unknown or of a wrong shape.
+    """
+    if source.is_file():
+        ecg = read_ecg(source.parent, None)
+        return _checked(source, ecg, ecg_encoder(source, ecg))
+    vision = read_vision(source, SELECT_LAYER)
+    return _checked(source, vision, image_encoder(source, vision))
+
+
+def import_tower(source: Path, dest: Path, dtype: Dtype) -> Shapes:
+    """Writes the checkpoint `dest` of the encoder in `source`; returns what it holds.
+
+    WeightsError as of `plan_tower`; nothing is written then.
+    """
+    tower = plan_tower(source)
+    config = tower.config if dtype == "keep" else with_dtype(tower.config, dtype)
+    shapes = tower_shapes(config)
+    parameters = track(stacked(shapes, [tower.tensors]), nbytes(shapes), "import")
+    if dest.is_dir():
+        dest.rmdir()
+    origin = {"layout": "encoder", "name": source.resolve().name}
+    checkpoint.write_encoder(dest, config, parameters, origin)
+    return shapes
+
+
+def export_tower(located: checkpoint.Located, dest: Path, dtype: Dtype) -> Shapes | None:
+    """Writes the folder `dest` of the encoder that `located` holds; returns what it holds.
+
+    None where it holds a model, and nothing is written.
+    """
+    config = checkpoint.read_encoder_config(located)
+    if config is None:
+        return None
+    saved = checkpoint.saved_shapes(located)
+    parameters = track(checkpoint.leaves(located, saved), nbytes(saved), "export")
+    written = config if dtype == "keep" else with_dtype(config, dtype)
+    write_tower(dest, written, all_in(dtype, saved), parameters)
+    return saved
+
+
+def _checked(where: Path, config: ClipConfig | EcgConfig, tensors: Source) -> Tower:
+    require_fit(where, [tensors], tower_shapes(config))
+    (stored,) = set(stored_dtypes([tensors]).values())
+    typed = with_dtype(config, stored)
+    return Tower(typed, tower_shapes(typed), tensors)
+
+
+def tower_shapes(config: ClipConfig | EcgConfig) -> Shapes:
+    """Returns shape and dtype of the encoder's parameters, by path."""
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    if isinstance(config, ClipConfig):
+        image = jax.ShapeDtypeStruct((1, config.image_size, config.image_size, 3), np.float32)
+        tree = {"vision_tower": jax.eval_shape(ClipEncoder(config).init, key, image)["params"]}
+    else:
+        ecg = jax.ShapeDtypeStruct((1, config.num_leads, config.seq_length), np.float32)
+        tree = {"ecg_tower": jax.eval_shape(EcgEncoder(config).init, key, ecg)["params"]}
+    return traverse_util.flatten_dict(tree, sep="/")
+
+
+def write_tower(
+    dest: Path,
+    config: ClipConfig | EcgConfig,
+    shapes: Shapes,
+    leaves: Iterable[tuple[str, np.ndarray]],
+) -> None:
+    """Writes the folder `dest` in one step: a CLIPVisionModel, or NAME.json and NAME.safetensors.
+
+    The latter is what GEM's mm_ecg_tower and open_clip_config name. `shapes` has the dtypes that
+    are written; of `leaves`, (path, parameter), one is held at a time.
+    """
+    with whole_folder(dest) as folder:
+        if isinstance(config, ClipConfig):
+            write_vision(folder, config)
+            slots = vision_slots(config, "")
+            writer = start_folder(folder, plan_tensors(slots, shapes))
+        else:
+            name = ecg_name(config)
+            write_json(folder / f"{name}.json", ecg_json(config))
+            slots = ecg_slots(config, COCA_ECG)
+            writer = start_file(folder / f"{name}.safetensors", plan_tensors(slots, shapes))
+        write_tensors([(writer, slots)], leaves)
