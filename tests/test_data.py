@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -13,9 +15,15 @@ from data_prep.shards import read_shard, shard_files
 from gem_jax import data
 from gem_jax.config import ConfigError
 from gem_jax.data import augmented, ids_hash, train_batches
-from gem_jax.inputs import Exhibit, medium_of
+from gem_jax.inputs import Exhibit, features_of, medium_of, stack
+from gem_jax.media import Capacity, max_tiles
+from gem_jax.models.gem import Gem, abstract_params
+from gem_jax.objectives import text_loss
 from gem_jax.preprocess import ecg_array
+from gem_jax.rows import expand
+from gem_jax.templates import TokenError
 from gem_jax.tokenizer import load_tokenizer
+from gem_jax.tokens import encode, turns_of
 
 EOS = tiny.MODEL.eos_token_ids[0]
 
@@ -143,6 +151,100 @@ def test_rates_span_what_the_time_scale_allows(prepared, examples):
     slowest, fastest = 1 / augment.TIME_SCALE[1], 1 / augment.TIME_SCALE[0]
     within = [slowest * 0.93 < ratio < fastest * 1.07 for ratio in ratios]
     assert np.mean(within) > 0.9  # a shorter window holds other beats
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"patch_merge": "flat"},
+        {"patch_merge": "spatial"},
+        {"patch_merge": "spatial_unpad", "image_newline": True},
+    ],
+    ids=lambda fields: fields["patch_merge"],
+)
+def test_tiles_are_trained_with_as_the_model_answers_with_them(
+    fields, prepared, tokenizer, examples
+):
+    """A batch of the run gives the logits of the same rows with room for nothing more."""
+    grid = {"image_mode": "anyres", "grid_pinpoints": ((64, 32), (32, 128))}
+    model = dataclasses.replace(tiny.MODEL, **grid, **fields)
+    recipe = tiny.changed(
+        tiny.on(prepared, dataclasses.replace(tiny.instruct(), model=model)),
+        data={"batch_size": 2, "augment": False},
+    )
+    made = next(train_batches(recipe, tokenizer, 0))
+    assert made.batch.image.shape == (2, max_tiles(model), 32, 32, 3)
+    known = {one.id: one for one in examples}
+    media = [[medium_of(model, Exhibit(known[name].signal()))] for name in made.record_ids]
+    (tiles,) = {len(own[0].tiles) for own in media}
+    exact = Capacity(1, tiles)
+    assert tiles == 3 < max_tiles(model), "the page is wide: two tiles fewer than there is room for"
+    rows = [
+        expand(
+            encode(tokenizer, "bare", turns_of(known[name].conversations)),
+            features_of(model, exact, own),
+            tiny.LENGTH,
+        )
+        for name, own in zip(made.record_ids, media, strict=True)
+    ]
+    batch = stack(model, exact, rows, media)
+    params = tiny.drawn(abstract_params(model))
+    logits_of = jax.jit(lambda batch: Gem(model).apply({"params": params}, batch))
+    real = batch.segments > 0
+    expected = np.asarray(logits_of(batch))[real]
+    np.testing.assert_array_equal(made.batch.segments > 0, real)
+    assert np.abs(np.asarray(logits_of(made.batch))[real] - expected).max() < 1e-4
+    turned = made.batch.replace(image=made.batch.image[:, [0, 2, 1, 3, 4]])
+    assert np.abs(np.asarray(logits_of(turned))[real] - expected).max() > 1e-3
+
+
+def test_t02_a_record_names_its_media_as_a_text_or_a_list(examples):
+    example = examples[0]
+
+    def naming(**fields):
+        return dataclasses.replace(example, record={**example.record, **fields})
+
+    assert data.num_media(example) == 1 == data.num_media(naming(ecg=["a/b"], image=["c.png"]))
+    assert data.num_media(naming(ecg=None, image=None)) == 0
+    with pytest.raises(TokenError, match=f"{example.id}: names 2 ecgs and 1 images, expected"):
+        data.num_media(naming(ecg=["a", "b"]))
+
+
+@pytest.mark.parametrize("places", [0, 2])
+def test_t02_a_row_whose_places_do_not_fit_its_media_ends_with_its_id(
+    places, prepared, tokenizer, examples
+):
+    config = tiny.changed(tiny.on(prepared, tiny.instruct()), data={"augment": False})
+    question = {"from": "human", "value": "<image>" * places + "Rate?"}
+    turns = [question, {"from": "gpt", "value": "72."}]
+    wrong = dataclasses.replace(examples[0], record={**examples[0].record, "conversations": turns})
+    make = data.MakeRow(config, tokenizer)
+    message = f"{wrong.id}: got {places} <image> in the questions, expected 1"
+    with pytest.raises(TokenError, match=message):
+        make.random_map(wrong, np.random.default_rng(0))
+
+
+def test_t06_a_row_that_is_too_long_is_refused_with_its_counts(prepared, tokenizer, examples):
+    config = tiny.changed(
+        tiny.on(prepared, tiny.instruct()), data={"augment": False, "length": tiny.MEDIA + 10}
+    )
+    make = data.MakeRow(config, tokenizer)
+    message = rf"{examples[0].id}: got \d+ tokens, {tiny.MEDIA} of them features, expected at most"
+    with pytest.raises(TokenError, match=message):
+        make.random_map(examples[0], np.random.default_rng(0))
+
+
+def test_rows_are_padded_where_the_model_pads(prepared, tokenizer):
+    left = dataclasses.replace(
+        tiny.instruct(), model=dataclasses.replace(tiny.MODEL, padding_side="left")
+    )
+    made = batches(prepared, tokenizer, 11, recipe=lambda: left)[0]
+    right = batches(prepared, tokenizer, 11)[0]
+    assert made.batch.segments[:, -1].all() and not made.batch.segments[:, 0].any()
+    params = tiny.params()
+    logits_of = jax.jit(lambda batch: Gem(tiny.MODEL).apply({"params": params}, batch))
+    losses = [float(text_loss(logits_of(one.batch), one.batch)) for one in (made, right)]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
 
 
 def test_the_hash_tells_the_records_and_their_order():
