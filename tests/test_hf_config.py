@@ -11,7 +11,7 @@ from gem_jax.models.clip import ClipConfig
 from gem_jax.models.ecg import EcgConfig
 from gem_jax.models.layers import RopeScaling
 from gem_jax.weights.files import WeightsError
-from gem_jax.weights.hf_config import read_official
+from gem_jax.weights.hf_config import read_official, with_ecg_encoder
 from gem_jax.weights.tower_config import write_vision
 from published import LANGUAGE_MODELS, LLAMA_3_ROPE, LLAVA_MODELS, MISTRAL, QWEN, SMOL, VICUNA
 
@@ -86,6 +86,16 @@ def test_the_template_is_the_one_that_the_weights_were_trained_with(tmp_path):
     assert read(tmp_path, gem | {"conversation_template": "v0"}).template == "v0"
     assert read_official(GOLDENS / "gem_qwen_tiny", None, False).config.template == "qwen_2"
     assert read_official(GOLDENS / "gem_llama_tiny", None, False).config.template == "llava_v1"
+
+
+def test_a_llava_that_gets_an_ecg_encoder_is_asked_like_a_gem(tmp_path):
+    encoder = GOLDENS / "gem_llama_tiny" / "ecg_tower" / "cpt_wfep_epoch_20.pt"
+    for template, expected in (({}, "llava_v1"), ({"conversation_template": "v0"}, "v0")):
+        values = LLAVA_MODELS["liuhaotian/llava-v1.6-vicuna-7b"] | template
+        (tmp_path / "config.json").write_text(json.dumps(values))
+        added = with_ecg_encoder(read_official(tmp_path, None, True), encoder, tmp_path)
+        assert added.config.template == expected
+        assert added.config.ecg is not None and added.config.ecg.width == 64
 
 
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}
