@@ -43,7 +43,7 @@ class Export:
 def write_official(dest: Path, export: Export, leaves: Iterable[tuple[str, np.ndarray]]) -> None:
     """Writes the official folder `dest` in one step: it appears when it is whole.
 
-    Of `leaves`, (path, parameter), one is held at a time.
+    Of `leaves`, (path, parameter), none is kept when the next is asked for.
 
     Raises:
         WeightsError: for a model that the official layout has no words for; nothing is written.
@@ -67,7 +67,7 @@ def write_gem(
     dest: Path, config: GemConfig, params: dict, tokenizer: Path, shard_bytes: int = SHARD_BYTES
 ) -> None:
     """Writes the official folder `dest` of parameters that are in memory; as write_official."""
-    flat = traverse_util.flatten_dict(params, sep="/")
+    flat = traverse_util.flatten_dict(jax.tree.map(np.asarray, params), sep="/")
     shapes = {path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for path, leaf in flat.items()}
     export = Export(config, shapes, tokenizer, shard_bytes=shard_bytes)
     write_official(dest, export, flat.items())
