@@ -79,7 +79,7 @@ def answer(
             model.params,
             as_arrays(batch),
             max_new_tokens=max_new_tokens,
-            num_tokens=model.tokenizer.num_tokens,
+            num_tokens=model.tokenizer.num_sayable,
             decode=model.tokenizer.decode,
         )
         for one in made[: len(told)]:

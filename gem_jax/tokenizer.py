@@ -17,6 +17,7 @@ from gem_jax.config import ConfigError
 from gem_jax.sentencepieces import Pieces, SentencePieces
 
 PAD, BOS, EOS = "<unk>", "<s>", "</s>"
+SILENT = ("<image>", "<pad>")
 SETTINGS = "tokenizer_config.json"
 FILES = (
     "tokenizer.model",
@@ -71,6 +72,18 @@ class Tokenizer:
     def num_tokens(self) -> int:
         """One more than the highest id; an embedding table may have more rows, never meant."""
         return max(self.vocabulary.values()) + 1
+
+    @property
+    def num_sayable(self) -> int:
+        """One more than the highest id that an answer may hold.
+
+        transformers' LLaVA adds tokens behind the vocabulary that stand for no text.
+        """
+        silent = {self.token_id(token) for token in SILENT}
+        count = self.num_tokens
+        while count - 1 in silent:
+            count -= 1
+        return count
 
     def token_id(self, token: str) -> int | None:
         """Returns the id of a token."""

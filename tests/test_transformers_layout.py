@@ -11,13 +11,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tokenizers
 from safetensors.numpy import load_file, save_file
 
 from gem_jax.media import Capacity, Shown, placeholder_index
 from gem_jax.models.gem import Batch, Gem, GemConfig, abstract_params
+from gem_jax.templates import TokenError
+from gem_jax.tokenizer import Tokenizer, load_tokenizer, save_tokenizer, train_tokenizer
+from gem_jax.tokens import IMAGE_TOKEN, encode
 from gem_jax.weights.files import WeightsError, open_folder
 from gem_jax.weights.hf_config import read_official
-from gem_jax.weights.read import read_gem
+from gem_jax.weights.read import Added, read_gem, read_with
 from gem_jax.weights.transformers_layout import read_transformers
 
 GOLDENS = Path(__file__).parent / "goldens"
@@ -405,6 +409,54 @@ def test_an_image_encoder_from_elsewhere_is_refused(tmp_path):
     golden(tmp_path)
     with pytest.raises(WeightsError, match=r"--vision: got .*, expected none"):
         read_gem(tmp_path, GOLDENS / "clip_full")
+
+
+# Its tokenizer has `<image>` and `<pad>` behind the vocabulary; the table has rows beyond them.
+
+
+def sentencepiece_tokenizer(folder: Path) -> Tokenizer:
+    shutil.copytree(GOLDENS / "tokenizer_llama", folder)
+    plain = load_tokenizer(folder).num_tokens
+    (folder / "added_tokens.json").write_text(json.dumps({"<image>": plain, "<pad>": plain + 1}))
+    return load_tokenizer(folder)
+
+
+def byte_tokenizer(folder: Path) -> Tokenizer:
+    save_tokenizer(train_tokenizer(["An ECG and its page."], 300), folder, 64)
+    inner = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    inner.add_special_tokens(["<image>", "<pad>"])
+    inner.save(str(folder / "tokenizer.json"))
+    return load_tokenizer(folder)
+
+
+@pytest.mark.parametrize("made_in", [sentencepiece_tokenizer, byte_tokenizer])
+def test_the_added_tokens_are_neither_read_nor_learnt_nor_said(made_in, tmp_path):
+    tokenizer = made_in(tmp_path / "tokenizer")
+    image = tokenizer.token_id("<image>")
+    assert image == tokenizer.num_tokens - 2 == tokenizer.num_sayable
+    turns = [("<image>\nWhat is the rate?", "72 per minute.")]
+    encoded = encode(tokenizer, "vicuna_v1", turns)
+    assert (encoded.ids == IMAGE_TOKEN).sum() == encoded.num_placeholders == 1
+    assert encoded.ids.max() < image
+    assert encoded.labels.max() < image
+    with pytest.raises(TokenError, match="got <image> in an answer"):
+        encode(tokenizer, "vicuna_v1", [("<image>\nWhat?", "<image>")])
+    # The control: without our reading of `<image>`, the tokenizer's would stand there.
+    assert image in tokenizer.encode(turns[0][0]).ids
+
+
+def test_a_tokenizer_that_ends_in_what_is_said_is_whole():
+    tokenizer = load_tokenizer(GOLDENS / "gem_qwen_tiny")
+    assert tokenizer.num_sayable == tokenizer.num_tokens
+
+
+def test_an_ecg_encoder_is_added_as_to_an_official_folder(tmp_path):
+    golden(tmp_path)
+    encoder = GOLDENS / "gem_llama_tiny" / "ecg_tower" / "cpt_wfep_epoch_20.pt"
+    config, params = read_with(tmp_path, Added(ecg_encoder=encoder))
+    assert config.ecg is not None
+    assert "ecg_tower" in params
+    assert "ecg_projector" not in params
 
 
 # Layouts that are none of those known.
