@@ -21,6 +21,7 @@ from flax import struct
 from gem_jax import checkpoint, log, sharding, usage
 from gem_jax.config import Config, ConfigError, read_json, to_dict
 from gem_jax.data import train_batches, train_shards
+from gem_jax.inputs import require_sight
 from gem_jax.models.gem import Batch
 from gem_jax.models.pretrain import DenseTargets
 from gem_jax.objectives import LOSSES, Metrics
@@ -29,6 +30,7 @@ from gem_jax.record import Pending, recorder
 from gem_jax.signals import stop_signals
 from gem_jax.start import initial_params, param_shapes
 from gem_jax.tokenizer import Tokenizer, load_tokenizer, save_tokenizer
+from gem_jax.tokens import require_template
 
 
 @struct.dataclass
@@ -93,9 +95,12 @@ def run(config: Config, run_dir: Path, init: Path | None = None, label: str = "t
     _refuse_another_config(config, run_dir)
     own = bool(checkpoint.complete_steps(run_dir))
     source = run_dir if own else init
-    start = checkpoint.locate(source) if source else None
+    start = checkpoint.locate_any(source) if source else None
     tokenizer = _tokenizer(config, start)
-    train_shards(config)  # none is refused before anything is written
+    # What cannot be trained is refused before anything is written.
+    train_shards(config)
+    if config.train.objective == "instruct":
+        require_sight(config.model)
     mesh = sharding.make_mesh(config.mesh)
     tx = optimizer(config.optimizer, config.train.steps)
     with jax.set_mesh(mesh):
@@ -199,6 +204,7 @@ def _tokenizer(config: Config, start: checkpoint.Located | None) -> Tokenizer:
         raise ConfigError(
             f"model.llm.vocab_size: got {rows}, expected at least the {pieces} pieces of {folder}"
         )
+    require_template(tokenizer, config.model.template, str(folder))
     return tokenizer
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,9 @@ from gem_jax import checkpoint, sharding, train
 from gem_jax.config import ConfigError, MeshConfig, read_json, to_dict
 from gem_jax.objectives import text_loss
 from gem_jax.optimizer import flat, merge, optimizer, split
+from gem_jax.templates import TokenError
 from gem_jax.tokenizer import load_tokenizer
+from gem_jax.tokens import require_template
 from gem_jax.train import train_step
 
 # One recipe for many tests: its step is compiled once. Adam's ε damps what float noise would flip.
@@ -161,3 +164,21 @@ def test_a_run_keeps_the_files_that_its_start_was_imported_from(prepared, tmp_pa
         train._refuse_another_config(tiny.changed(config, train={"seed": 6}), run.root)
     train._write_run(config, tmp_path / "fresh", tokenizer, None)
     assert read_json(tmp_path / "fresh" / "config.json") == to_dict(config)
+
+
+def test_what_cannot_be_trained_is_refused_before_anything_is_written(prepared, tmp_path):
+    """T-01: a template whose tokens the tokenizer lacks; a model that is shown nothing."""
+    recipe = tiny.on(prepared, tiny.instruct())
+    chat = dataclasses.replace(tiny.MODEL, template="qwen_2")
+    blind = dataclasses.replace(
+        tiny.MODEL, ecg=None, vision=None, ecg_projector="identity", mm_projector="identity"
+    )
+    for model, error, message in (
+        (chat, TokenError, "template 'qwen_2' needs the special tokens <|im_start|>, <|im_end|>"),
+        (blind, ConfigError, "model: got a language model alone"),
+    ):
+        with pytest.raises(error, match=re.escape(message)):
+            train.run(dataclasses.replace(recipe, model=model), tmp_path / "run")
+        assert not (tmp_path / "run").exists()
+    tokenizer = load_tokenizer(prepared / "tokenizer")
+    require_template(tokenizer, recipe.model.template, "the control: its own template")
