@@ -59,6 +59,11 @@ def test_end_tokens_of_generation_config_are_added(tmp_path):
     assert (config.eos_token_ids, config.pad_token_id) == ((151645, 151643), None)
 
 
+@pytest.mark.parametrize(("pad", "expected"), [(-1, None), (3, 3), (VICUNA["vocab_size"], None)])
+def test_a_padding_token_without_a_row_is_none(pad, expected, tmp_path):
+    assert read(tmp_path, VICUNA | {"pad_token_id": pad}).pad_token_id == expected
+
+
 @pytest.mark.parametrize("name", LLAVA_MODELS)
 def test_a_published_llava_or_gem_is_read(name, tmp_path):
     values = LLAVA_MODELS[name]

@@ -132,7 +132,7 @@ def read_ids(
     return {
         "bos_token_id": _id(values.get("bos_token_id", own.bos), "bos_token_id", where),
         "eos_token_ids": tuple(dict.fromkeys(eos + more)),
-        "pad_token_id": _id(values.get("pad_token_id"), "pad_token_id", where),
+        "pad_token_id": _pad_id(values, where),
     }
 
 
@@ -190,6 +190,13 @@ def _ids(found: Any, key: str, where: Path) -> list[int]:
     given = found if isinstance(found, list) else [found]
     ids = [_id(one, key, where) for one in given]
     return [one for one in ids if one is not None]
+
+
+def _pad_id(values: Mapping[str, Any], where: Path) -> int | None:
+    """Returns the padding token; None where it has no row of the table, as in some finetunes."""
+    pad = _id(values.get("pad_token_id"), "pad_token_id", where)
+    rows = values.get("vocab_size")
+    return None if pad is not None and type(rows) is int and pad >= rows else pad
 
 
 def _id(found: Any, key: str, where: Path) -> int | None:
