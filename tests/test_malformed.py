@@ -129,6 +129,16 @@ def test_a_malicious_ecg_encoder_is_refused_and_not_executed(folder, capsys):
     assert "encoder.pt" in said and "asks for 'os.system'" in said
 
 
+@pytest.mark.parametrize("how", ["malicious", "truncated"])
+def test_a_malformed_encoder_alone_is_refused(how, folder, capsys):
+    encoder = folder / "ecg_tower" / "cpt_wfep_epoch_20.pt"
+    if how == "malicious":
+        save_torch(encoder, evil("os", "system")["called"])
+    else:
+        truncate(encoder, 500)
+    assert f"{encoder.name} cannot be read" in refused(capsys, encoder, "dest")
+
+
 def test_the_controls(folder, capsys):
     """The unspoilt checkpoint is imported, and the pickle does what it says when it is loaded."""
     assert cli.main(["import", str(folder), "dest"]) == 0
