@@ -7,7 +7,6 @@ An encoder alone has its own key instead of `model`, `vision` or `ecg`, and no t
 """
 
 import json
-import logging
 import os
 import shutil
 from collections.abc import Iterable, Iterator
@@ -16,24 +15,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
-from flax import traverse_util
 from orbax.checkpoint import v1 as ocp
 
+from gem_jax import orbax_leaves
 from gem_jax.config import ConfigError, from_dict, model_from_dict, read_json, to_dict
 from gem_jax.models.clip import ClipConfig
 from gem_jax.models.ecg import EcgConfig
 from gem_jax.models.gem import GemConfig, abstract_params
+from gem_jax.orbax_leaves import Shapes, flat
 from gem_jax.whole import whole_folder
-
-# A run saves its parameters beside the optimizer's state; orbax names those saved one by one.
-PARAMS = "params"
-PARAMS_ALONE = "state"
-CHUNK_BYTES = 100_000_000
-BATCH_BYTES = 100_000_000
-# Shape and dtype of parameters by their paths.
-Shapes = dict[str, jax.ShapeDtypeStruct]
 
 
 class CheckpointError(ConfigError):
@@ -154,7 +145,7 @@ def whole_shapes(located: Located, config: GemConfig) -> Shapes:
     CheckpointError when it lacks a part, as a stage-0 run does: it serves `train --init` alone; or
     when the parameters are not of the config's sizes.
     """
-    saved, expected = saved_shapes(located), _flat(abstract_params(config))
+    saved, expected = saved_shapes(located), flat(abstract_params(config))
     parts = {_part(path) for path in expected}
     missing = sorted(parts - {_part(path) for path in saved})
     if missing:
@@ -174,22 +165,13 @@ def whole_shapes(located: Located, config: GemConfig) -> Shapes:
 def saved_shapes(located: Located) -> Shapes:
     """Returns shape and dtype of each parameter that the step holds."""
     with _reading(located) as folder:
-        _, saved = _saved(folder)
-        return {
-            path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
-            for path, leaf in _flat(saved).items()
-        }
+        return orbax_leaves.shapes(folder)
 
 
 def load_tree(located: Located) -> dict:
     """Returns the saved parameters, every part that the step holds, on the default device."""
     with _reading(located) as folder:
-        name, saved = _saved(folder)
-        single = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-        target = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=single), saved
-        )
-        return ocp.load_checkpointables(folder, {name: target})[name]
+        return orbax_leaves.load_tree(folder)
 
 
 def leaves(located: Located, shapes: Shapes) -> Iterator[tuple[str, np.ndarray]]:
@@ -197,26 +179,11 @@ def leaves(located: Located, shapes: Shapes) -> Iterator[tuple[str, np.ndarray]]
 
     The caller drops one before it asks for the next: then a batch is held at a time.
     """
-    for batch in _batches(shapes.items()):
-        loaded = _load(located, batch)
+    for batch in orbax_leaves.batches(shapes.items()):
+        with _reading(located) as folder:
+            loaded = orbax_leaves.load(folder, batch)
         for path in batch:
             yield path, loaded.pop(path)
-
-
-def _load(located: Located, shapes: Shapes) -> dict[str, np.ndarray]:
-    options = ocp.Context()
-    options.pytree.loading.partial_load = True
-    with _reading(located) as folder, options:
-        name, _ = _saved(folder)
-        target = {path: np.empty(leaf.shape, leaf.dtype) for path, leaf in shapes.items()}
-        return _flat(ocp.load_checkpointables(folder, {name: _tree(target)})[name])
-
-
-def _saved(folder: Path) -> tuple[str, dict]:
-    """Returns orbax's name for the parameters of a step, and what it knows of each of them."""
-    known = ocp.checkpointables_metadata(folder).metadata
-    name = PARAMS if PARAMS in known else PARAMS_ALONE
-    return name, known[name]
 
 
 def saved_at(located: Located) -> int | None:
@@ -230,28 +197,13 @@ def _reading(located: Located) -> Iterator[Path]:
     """Yields the step's folder; what orbax cannot read in it becomes one CheckpointError."""
     folder = steps_dir(located.root) / str(located.step)
     try:
-        with _silence():
+        with orbax_leaves.silence():
             yield folder
     except (OSError, KeyError, ValueError) as error:
         raise CheckpointError(
             f"{folder}: got a step that cannot be read ({type(error).__name__}), expected one that "
             "is complete; name an earlier one of checkpoints/, or fetch it again"
         ) from error
-
-
-@contextmanager
-def _silence() -> Iterator[None]:
-    """Keeps orbax from telling of a fault in many lines: whoever calls tells it in one."""
-    before = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        yield
-    except Exception:
-        # Its unfinished tasks speak up later, when they are collected.
-        logging.getLogger("asyncio").setLevel(logging.CRITICAL + 1)
-        raise
-    finally:
-        logging.disable(before)
 
 
 def checkpointer(root: Path, keep: int) -> ocp.training.Checkpointer:
@@ -275,7 +227,7 @@ def save_model(
     root: Path, config: GemConfig, params: dict, tokenizer: Path, source: dict[str, Any]
 ) -> None:
     """Writes a checkpoint of a model that is in memory; all else as `write_model`."""
-    write_model(root, config, _flat(params).items(), tokenizer, source)
+    write_model(root, config, flat(params).items(), tokenizer, source)
 
 
 def write_model(
@@ -295,42 +247,7 @@ def write_model(
     with whole_folder(root) as partial:
         write_config(partial, {"model": to_dict(config), "source": source})
         shutil.copytree(tokenizer, partial / "tokenizer")
-        _write_leaves(steps_dir(partial) / "0", leaves)
-
-
-def _write_leaves(folder: Path, leaves: Iterable[tuple[str, Any]]) -> None:
-    options = ocp.Context()
-    # Orbax would copy each array, and hold it once more, compressed, until its last byte is done:
-    # its joint file (OCDBT) is written last. A file a chunk is written as it is compressed.
-    options.memory.deepcopy_host_arrays = False
-    options.array.saving.use_ocdbt = False
-    options.array.saving.storage_options.chunk_byte_size = CHUNK_BYTES
-    with _silence(), options:
-        for batch in _batches(leaves):
-            ocp.partial.save(folder, _tree(batch))
-            batch.clear()  # It is not kept while the next one is read.
-        ocp.partial.finalize(folder)
-
-
-def _batches(leaves: Iterable[tuple[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Yields (path, array or shape) joined: to write or read one by one costs 0.1 s each."""
-    batch: dict[str, Any] = {}
-    for path, leaf in leaves:
-        batch[path] = leaf
-        del leaf
-        if sum(held.size * held.dtype.itemsize for held in batch.values()) >= BATCH_BYTES:
-            yield batch
-            batch = {}
-    if batch:
-        yield batch
-
-
-def _tree(flat: dict[str, Any]) -> dict:
-    return traverse_util.unflatten_dict(flat, sep="/")
-
-
-def _flat(tree: dict) -> dict[str, Any]:
-    return traverse_util.flatten_dict(tree, sep="/")
+        orbax_leaves.write(steps_dir(partial) / "0", leaves)
 
 
 def _part(path: str) -> str:
@@ -349,4 +266,4 @@ def write_encoder(
         raise CheckpointError(f"{root}: exists, expected a new folder; remove it or name another")
     with whole_folder(root) as partial:
         write_config(partial, {kind: to_dict(config), "source": source})
-        _write_leaves(steps_dir(partial) / "0", leaves)
+        orbax_leaves.write(steps_dir(partial) / "0", leaves)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import tiny
-from gem_jax import checkpoint
+from gem_jax import checkpoint, orbax_leaves
 from gem_jax.checkpoint import CheckpointError, Located, complete_steps, locate
 from gem_jax.config import ConfigError, to_dict
 from gem_jax.optimizer import flat
@@ -125,7 +125,7 @@ def test_a_model_that_was_written_in_part_is_no_checkpoint(prepared, tmp_path, m
     def broken(*_, **__):
         raise OSError("disk full")
 
-    monkeypatch.setattr(checkpoint.ocp.partial, "finalize", broken)
+    monkeypatch.setattr(orbax_leaves.ocp.partial, "finalize", broken)
     written = (tiny.MODEL, tiny.params(), prepared / "tokenizer", {})
     with pytest.raises(OSError, match="disk full"):
         checkpoint.save_model(tmp_path / "model", *written)
