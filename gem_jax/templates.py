@@ -73,10 +73,18 @@ def _vicuna(system: str, turns: Sequence[Turn], answer_open: bool) -> list[Part]
 
 
 def _llama_2(system: str, turns: Sequence[Turn], answer_open: bool) -> list[Part]:
-    parts, before = [], f"[INST] <<SYS>>\n{system}\n<</SYS>>\n\n"
+    return _instructed(f"<<SYS>>\n{system}\n<</SYS>>\n\n", "<s>", turns, answer_open)
+
+
+def _mistral(system: str, turns: Sequence[Turn], answer_open: bool) -> list[Part]:
+    return _instructed(system, "", turns, answer_open)
+
+
+def _instructed(system: str, begin: str, turns: Sequence[Turn], answer_open: bool) -> list[Part]:
+    parts, before = [], f"[INST] {system}"
     for question, answer in _from_question(turns):
         parts += [Part(f"{before}{question} [/INST]"), Part(f" {answer} </s>", True)]
-        before = "<s>[INST] "
+        before = f"{begin}[INST] "
     return _ended(parts, turns, answer_open)
 
 
@@ -160,6 +168,7 @@ TEMPLATES = {
     "plain": Template("", _plain),
     "v0": Template(_POLITE.format("human"), _v0, labels="lengths"),
     "llava_llama_2": Template(_SEES, _llama_2, ("<s>", "</s>")),
+    "mistral_instruct": Template("", _mistral, ("</s>",)),
     "mpt": Template(_HONEST, _mpt, (IM_START, IM_END)),
     "qwen_2": Template(
         "You are a helpful assistant.",

@@ -40,7 +40,8 @@ def test_a_published_language_model_is_read(name, tmp_path):
     assert llm.rope_theta == given.get("rope_theta", 10000.0)
     eos = values["eos_token_id"]
     assert config.eos_token_ids == (tuple(eos) if isinstance(eos, list) else (eos,))
-    assert config.template == ("qwen_2" if llm.family == "qwen2" else "vicuna_v1")
+    templates = {"llama": "vicuna_v1", "mistral": "mistral_instruct", "qwen2": "qwen_2"}
+    assert config.template == templates[llm.family]
     assert llm.sliding_window == (values["sliding_window"] if llm.family == "mistral" else None)
 
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gem_jax.config import ConfigError
-from gem_jax.templates import IMAGE, TEMPLATES, TokenError, template
+from gem_jax.templates import IMAGE, TEMPLATES, TokenError, Turn, template
 from gem_jax.tokenizer import EOS, load_tokenizer, train_tokenizer
 from gem_jax.tokens import (
     IGNORED,
@@ -249,6 +249,19 @@ def test_a_value_that_is_no_text_is_refused():
 def test_plain_takes_one_question_and_answer(tokenizers):
     with pytest.raises(TokenError, match="one question and answer in plain"):
         encode(tokenizers[True], "plain", [("a", "b"), ("c", "d")])
+
+
+def test_mistrals_words_have_no_system_sentence_and_no_second_begin(tokenizers):
+    form = template("mistral_instruct")
+    turns = [Turn(f"{IMAGE}\nRate?", "72."), Turn("Sure?", "yes")]
+    parts = form.parts(form.system, turns, False)
+    told = f"[INST] {IMAGE}\nRate? [/INST] 72. </s>[INST] Sure? [/INST] yes </s>"
+    assert "".join(part.text for part in parts) == told
+    open_parts = form.parts(form.system, turns[:1], True)
+    assert "".join(part.text for part in open_parts) == f"[INST] {IMAGE}\nRate? [/INST]"
+    made = encode(tokenizers[True], "mistral_instruct", turns)
+    assert (made.ids == tokenizers[True].bos_id).sum() == 1
+    assert learnt(tokenizers[True], made).split() == ["72.", "</s>", "yes", "</s>"]
 
 
 def test_an_unknown_template_is_refused_by_name():

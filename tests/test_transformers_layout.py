@@ -265,7 +265,7 @@ def test_the_public_llava_16_mistral_has_its_official_sizes(tmp_path):
     assert (llm.family, llm.num_kv_heads, llm.mlp_dim, llm.head_dim) == ("mistral", 8, 14336, 128)
     assert (llm.rope_theta, llm.sliding_window, config.max_length) == (1e6, None, 32768)
     assert (config.image_mode, config.patch_merge) == ("anyres", "spatial_unpad")
-    assert config.image_newline
+    assert (config.image_newline, config.template) == (True, "mistral_instruct")
     assert config.grid_pinpoints == ((672, 336), (336, 672), (672, 672), (336, 1008), (1008, 336))
 
 

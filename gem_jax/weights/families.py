@@ -55,7 +55,7 @@ FAMILIES = {
         "MistralForCausalLM",
         "LlavaMistralForCausalLM",
         "llava_mistral",
-        template="vicuna_v1",
+        template="mistral_instruct",
         gem_template="llava_v1",
         fixed=NO_BIAS,
         read=frozenset({"sliding_window"}),
