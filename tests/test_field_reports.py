@@ -15,6 +15,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 import tokenizers
+from PIL import Image
 from safetensors.numpy import save_file
 
 import tiny
@@ -28,6 +29,7 @@ from gem_jax.models.clip import ClipConfig
 from gem_jax.models.ecg import EcgConfig
 from gem_jax.models.gem import Batch, Gem, GemConfig, abstract_params
 from gem_jax.models.llm import LlmConfig
+from gem_jax.preprocess import image_tiles, read_page
 from gem_jax.sampling import GREEDY, Sampling
 from gem_jax.start import initial_params
 from gem_jax.templates import IMAGE, TokenError
@@ -431,6 +433,44 @@ def test_a_question_that_leaves_ten_places_for_677_features_is_refused_when_aske
     batch = prompts(config, [asked], [shown], room_for(config, 1), length)
     assert batch.segments.sum() == LONG - 1
     assert batch.media_index[batch.media_index >= 0].tolist() == list(range(677))
+
+
+# Pages.
+
+
+def test_a_page_on_disk_is_the_same_in_every_kind_of_pixels(tmp_path):
+    """sglang#96, MMMU#17: grey pages broke the padding, palettes came out in other colours."""
+    gray = np.full((400, 1001), 255, np.uint8)
+    gray[50:60, 20:900] = np.arange(880) // 4
+    page = Image.fromarray(gray)
+    ink = Image.fromarray(np.where(gray == 255, 0, 255).astype(np.uint8))
+    clear = Image.merge("LA", [page, ink])
+    palette = page.copy().convert("P")
+    palette.info["transparency"] = 255
+    kinds = {
+        "L": (page, "png"),
+        "LA": (clear, "png"),
+        "RGBA": (clear.convert("RGBA"), "png"),
+        "P": (palette, "png"),
+        "I;16": (Image.fromarray(gray.astype(np.uint16) * 257), "png"),
+        "CMYK": (page.convert("RGB").convert("CMYK"), "tiff"),
+        "RGB": (page.convert("RGB"), "png"),
+    }
+    vision = ClipConfig(1001, 91, 16, 1, 2, 32)
+    config = dataclasses.replace(tiny.MODEL, vision=vision, max_length=500)
+    tiles = {}
+    for kind, (image, suffix) in kinds.items():
+        path = tmp_path / f"page.{suffix}"
+        image.save(path)
+        assert read_page(path).mode == kind
+        tiles[kind] = image_tiles(read_page(path), config)
+    for kind, made in tiles.items():
+        np.testing.assert_array_equal(made, tiles["RGB"], kind)
+    ours = tiles["RGB"][0, :, 500, 0]
+    at = np.flatnonzero(ours > ours.max() - 0.01)
+    assert (at[0], 1000 - at[-1]) == (300, 301)  # transformers#37819: the odd line was lost
+    other = image_tiles(page.convert("RGB").rotate(180), config)
+    assert np.abs(other - tiles["RGB"]).max() > 1  # the control
 
 
 # Generation.
