@@ -14,6 +14,7 @@ import pytest
 
 from gem_jax import checkpoint, cli, orbax_leaves
 from gem_jax.checkpoint import CheckpointError, locate, read_model_config
+from gem_jax.config import to_dict
 from gem_jax.models.gem import abstract_params
 from gem_jax.weights import filling, load, save
 from gem_jax.weights.dtypes import converted, retyped
@@ -89,6 +90,18 @@ def test_export_holds_one_parameter_at_a_time(imported, tmp_path, monkeypatch):
     assert max(watched.before) == len(kept) - 1
 
 
+def test_a_step_of_a_run_is_exported_as_a_model_alone(imported, tmp_path):
+    config, params = checkpoint.load_params(imported)
+    run = tmp_path / "run"
+    checkpoint.write_config(run, {"model": to_dict(config)})
+    shutil.copytree(locate(imported).tokenizer, run / "tokenizer")
+    more = {"params": params | {"head": {"kernel": np.ones(3)}}, "optimizer": {"step": 4}}
+    with checkpoint.checkpointer(run, keep=1) as writer:
+        writer.save_checkpointables(4, more)
+    save.main(run / "checkpoints" / "4", tmp_path / "exported")
+    assert same_tensors(tmp_path / "exported", LLAMA)
+
+
 # All or nothing.
 
 
@@ -106,7 +119,7 @@ def test_what_breaks_on_the_way_leaves_nothing_behind(imported, tmp_path, monkey
         monkeypatch.setattr(
             module, name, lambda *a, m=make, c=count: m(*a) if next(c) < 5 else broken()
         )
-        with pytest.raises(error, match="disk full|cannot be read"):
+        with pytest.raises(error, match=r"disk full|cannot be read"):
             main(source, tmp_path / "verbs" / "dest")
         assert next(count) == 6
         assert not list((tmp_path / "verbs").iterdir())
