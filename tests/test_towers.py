@@ -1,5 +1,6 @@
 """Encoders alone: imported and exported bit for bit, a start of training, refused elsewhere."""
 
+import dataclasses
 import json
 import shutil
 import subprocess
@@ -11,8 +12,9 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import tiny
-from gem_jax import checkpoint, cli
+from gem_jax import checkpoint, cli, train
 from gem_jax.checkpoint import CheckpointError
+from gem_jax.config import ConfigError
 from gem_jax.models.clip import ClipConfig
 from gem_jax.models.ecg import EcgConfig
 from gem_jax.optimizer import flat
@@ -136,13 +138,30 @@ def test_a_start_of_training_takes_the_encoder_and_nothing_else(towers):
     start = checkpoint.load_tree(checkpoint.locate_any(towers / "vision"))
     config = checkpoint.read_encoder_config(checkpoint.locate_any(towers / "vision"))
     assert isinstance(config, ClipConfig)
-    model = tiny.dataclasses.replace(tiny.MODEL, vision=config)
+    model = dataclasses.replace(tiny.MODEL, vision=config)
     others = ("ecg_tower", "ecg_projector", "mm_projector", "llm")
     recipe = tiny.changed(tiny.instruct(), train={"init_parts": others})
-    made = initial_params(tiny.dataclasses.replace(recipe, model=model), start)
+    made = initial_params(dataclasses.replace(recipe, model=model), start)
     assert set(made) == {*others, "vision_tower"}
     kernel = np.asarray(made["vision_tower"]["patch_embedding"]["kernel"])
     assert kernel.tobytes() == params["vision_tower"]["patch_embedding"]["kernel"].tobytes()
+
+
+def test_a_run_begins_with_the_encoder_and_needs_a_tokenizer_of_the_recipes(prepared, tmp_path):
+    part = {"vision_tower": tiny.params()["vision_tower"]}
+    checkpoint.write_encoder(tmp_path / "init", tiny.MODEL.vision, flat(part).items(), {})
+    others = ("ecg_tower", "ecg_projector", "mm_projector", "llm")
+    recipe = tiny.changed(
+        tiny.instruct(), train={"init_parts": others, "steps": 1, "trainable": ("mm_projector",)}
+    )
+    bare = tiny.changed(tiny.on(prepared, recipe), data={"tokenizer": ""})
+    with pytest.raises(ConfigError, match=r"got no tokenizer.* name its folder by data.tokenizer"):
+        train.run(bare, tmp_path / "bare", tmp_path / "init")
+    assert not (tmp_path / "bare").exists()
+    run = train.run(tiny.on(prepared, recipe), tmp_path / "run", tmp_path / "init")
+    trained = flat(checkpoint.load_tree(checkpoint.locate(run))["vision_tower"])
+    for path, leaf in flat(part["vision_tower"]).items():
+        np.testing.assert_array_equal(trained[path], leaf)
 
 
 @pytest.mark.parametrize("kind", ["vision", "ecg"])

@@ -20,7 +20,8 @@ def main(
     Args:
         checkpoint: What `import` wrote, a run directory, or one of its checkpoints/N.
         dest: New folder.
-        layout: `official` is LLaVA's and GEM's, LlavaLlamaForCausalLM or LlavaQwenForCausalLM.
+        layout: `official` is LLaVA's and GEM's, LlavaLlamaForCausalLM or LlavaQwenForCausalLM; of
+            an encoder alone, CLIP's folder, or the two files that GEM's mm_ecg_tower names.
         dtype: What the tensors become; `keep` rounds nothing.
     """
     # Here, not above: `--help` need not wait for JAX.
