@@ -171,3 +171,5 @@ def _media_misfits(arrays: Mapping[str, np.ndarray], config: GemConfig) -> Itera
             f"image_sizes: got shape {arrays['image_sizes'].shape} and {sorted(tiled)}, expected "
             "(S, 2) and pixel_values_0 to pixel_values_(S - 1)"
         )
+    elif tiled and arrays["image_sizes"].min() < 1:
+        yield f"image_sizes: got {arrays['image_sizes'].min()}, expected 1 pixel or more"

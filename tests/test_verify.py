@@ -12,6 +12,7 @@ import pytest
 from gem_jax import checkpoint, cli, verify
 from gem_jax.reference import ReferenceFileError, read_reference
 from gem_jax.weights import load
+from gem_jax.weights.read import read_gem
 
 GOLDENS = Path(__file__).parent / "goldens"
 MODELS = ("gem_llama_tiny", "gem_qwen_tiny", "gem_anyres_tiny")
@@ -203,6 +204,14 @@ def test_a_reference_that_cannot_be_used_is_refused_by_name(message, loaded, tmp
     arrays = BAD[message](small({"forward": ["main"]}))
     with pytest.raises(ReferenceFileError, match=message):
         compared(loaded, tmp_path, arrays)
+
+
+def test_pages_without_pixels_are_refused(tmp_path):
+    config, _ = read_gem(GOLDENS / MODELS[2])
+    arrays = arrays_of(MODELS[2])
+    np.savez(tmp_path / "none.npz", **arrays | {"image_sizes": arrays["image_sizes"] * 0})
+    with pytest.raises(ReferenceFileError, match="image_sizes: got 0, expected 1 pixel or more"):
+        read_reference(tmp_path / "none.npz", config)
 
 
 def test_no_reference_and_no_checkpoint_are_exit_status_2(imported, tmp_path, capsys):
