@@ -12,10 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tokenizers
+from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 from gem_jax.media import Capacity, Shown, placeholder_index
 from gem_jax.models.gem import Batch, Gem, GemConfig, abstract_params
+from gem_jax.preprocess import image_tiles
 from gem_jax.templates import TokenError
 from gem_jax.tokenizer import Tokenizer, load_tokenizer, save_tokenizer, train_tokenizer
 from gem_jax.tokens import IMAGE_TOKEN, encode
@@ -230,6 +232,32 @@ def test_the_control_exchanged_layers_of_the_projector_are_seen(tmp_path):
     tiles = pages(config)
     difference = our_logits(config, params, tiles) - torch_logits(model, config, tiles)
     assert np.abs(difference).max() > 0.1
+
+
+def processor(kind: str):
+    """Returns one of transformers' classes that read a page with Pillow."""
+    module = pytest.importorskip(f"transformers.models.{kind}.image_processing_pil_{kind}")
+    name = {"llava": "LlavaImageProcessorPil", "llava_next": "LlavaNextImageProcessorPil"}[kind]
+    return getattr(module, name)
+
+
+@pytest.mark.parametrize("size_wh", [(70, 40), (40, 90), (170, 40), (29, 28)])
+def test_a_page_becomes_the_pixels_of_transformers_own_processors(size_wh, tmp_path):
+    small = np.random.default_rng(2).integers(0, 256, (5, 7, 3)).astype(np.uint8)
+    page = Image.fromarray(small).resize(size_wh, Image.Resampling.BICUBIC)
+    side = VISION["image_size"]
+    sizes = {"size": {"shortest_edge": side}, "crop_size": {"height": side, "width": side}}
+    vision = {"vision_config": {**PUBLIC_VISION, "image_size": side}}
+    for do_pad in (False, True):
+        (tmp_path / "preprocessor_config.json").write_text(json.dumps({"do_pad": do_pad}))
+        theirs = processor("llava")(**sizes, do_pad=do_pad)(page, return_tensors="np")
+        ours = image_tiles(page, described(tmp_path, PUBLIC_15 | vision))
+        np.testing.assert_array_equal(ours, theirs["pixel_values"].transpose(0, 2, 3, 1))
+    tiled = PUBLIC_16 | vision | {"image_grid_pinpoints": PINPOINTS}
+    theirs = processor("llava_next")(**sizes, image_grid_pinpoints=PINPOINTS)
+    expected = theirs(page, return_tensors="np")["pixel_values"][0].transpose(0, 2, 3, 1)
+    ours = image_tiles(page, described(tmp_path, tiled))
+    np.testing.assert_array_equal(ours, expected)
 
 
 # Configs that leave the defaults of transformers out.
