@@ -43,6 +43,9 @@ class DataConfig:
     augment: bool
     """Change training records by label-true augmentation, and make their texts anew."""
     seed: int
+    cut: Literal["refuse", "original"] = "refuse"
+    """A row that is too long ends the run; or its end is cut off wherever that falls, as in the
+    original, and metrics.jsonl counts it."""
 
     def __post_init__(self):
         _require(self.length > 0, "data.length", self.length, "a positive number of tokens")

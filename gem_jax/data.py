@@ -41,6 +41,7 @@ class TrainBatch:
     record_ids: tuple[str, ...]
     num_tokens: int
     squared_lengths: int
+    rows_cut: int = 0
 
 
 def augmented(
@@ -126,7 +127,13 @@ def train_row(
     features = [np.arange(0)] * len(media)
     if config.train.objective != "pretrain":
         features = features_of(config.model, room(config), media)
-    return expand(told, features, config.data.length, padding_side=config.model.padding_side)
+    return expand(
+        told,
+        features,
+        config.data.length,
+        cut=config.data.cut,
+        padding_side=config.model.padding_side,
+    )
 
 
 def room(config: Config) -> Capacity:
@@ -170,6 +177,7 @@ def collate(made: list[dict[str, Any]], config: Config) -> TrainBatch:
         record_ids=tuple(one["id"] for one in made),
         num_tokens=sum(row.length for row in rows),
         squared_lengths=sum(row.length**2 for row in rows),
+        rows_cut=sum(row.num_cut > 0 for row in rows),
     )
 
 

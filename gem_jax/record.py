@@ -64,6 +64,8 @@ def recorder(
             "data_wait": sent.waited_s / step_s,
             "record_ids_hash": ids_hash(got.record_ids),
         }
+        if config.data.cut != "refuse":
+            row["rows_cut"] = got.rows_cut
         log.append_metrics(path, row)
         tell(sent.step + 1, values["loss"])
 

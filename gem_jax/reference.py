@@ -20,7 +20,8 @@ from jaxtyping import Bool, Float, Int
 
 from gem_jax.config import ConfigError
 from gem_jax.models.gem import GemConfig
-from gem_jax.reference_checks import IGNORED, malformed, misfits
+from gem_jax.reference_checks import malformed, misfits
+from gem_jax.tokens import IGNORED
 
 
 class ReferenceFileError(ConfigError):

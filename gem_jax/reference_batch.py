@@ -11,9 +11,8 @@ from gem_jax.inputs import Medium, features_of, stack
 from gem_jax.media import Capacity
 from gem_jax.models.gem import Batch, GemConfig
 from gem_jax.reference import Inputs, Reference, ReferenceFileError
-from gem_jax.reference_checks import IGNORED, PLACEHOLDER
 from gem_jax.rows import merge
-from gem_jax.tokens import Encoded
+from gem_jax.tokens import IGNORED, IMAGE_TOKEN, Encoded
 
 # Keys of an official config.json that a case may set, and the model's fields.
 OVERRIDES = {
@@ -58,7 +57,7 @@ def batch_of(
     if reference.pictures and not reference.pictures[0].merged:
         # Images that did not come as tiles are merged in no way, whatever the config says.
         config = dataclasses.replace(config, patch_merge="flat")
-    counts = ((inputs.ids == PLACEHOLDER) & inputs.mask).sum(axis=1)
+    counts = ((inputs.ids == IMAGE_TOKEN) & inputs.mask).sum(axis=1)
     slots = np.split(inputs.slots, np.cumsum(counts)[:-1])
     media = [
         [_medium(config, reference, slot, inputs.tiles) for slot in own.tolist()] for own in slots

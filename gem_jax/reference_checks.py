@@ -9,9 +9,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from gem_jax.models.gem import GemConfig
-
-PLACEHOLDER = -200
-IGNORED = -100
+from gem_jax.tokens import IGNORED, IMAGE_TOKEN
 
 # Of each array: numpy's kinds, and how many axes.
 FORWARD = {
@@ -79,10 +77,10 @@ def misfits(
 def _id_misfits(prefix: str, case: Mapping[str, np.ndarray], config: GemConfig) -> Iterator[str]:
     ids, slots = case["input_ids"], case["slots"]
     mask = case.get("attention_mask", np.ones(ids.shape)).astype(bool)
-    shown = ids == PLACEHOLDER
+    shown = ids == IMAGE_TOKEN
     if not ((ids >= 0) & (ids < config.llm.vocab_size) | shown).all():
         yield (
-            f"{prefix}input_ids: got {ids.min()} to {ids.max()}, expected {PLACEHOLDER}, or 0 to "
+            f"{prefix}input_ids: got {ids.min()} to {ids.max()}, expected {IMAGE_TOKEN}, or 0 to "
             f"{config.llm.vocab_size - 1}"
         )
     if mask.shape != ids.shape:

@@ -16,6 +16,8 @@ from jaxtyping import Bool, Int
 from gem_jax.templates import TokenError
 from gem_jax.tokens import IGNORED, IMAGE_TOKEN, Encoded
 
+Cut = Literal["refuse", "original"]
+
 
 @dataclass(frozen=True)
 class Row:
@@ -27,17 +29,13 @@ class Row:
     media_index: Int[np.ndarray, " T"]
     targets: Int[np.ndarray, " T"]
     loss_mask: Bool[np.ndarray, " T"]
+    num_cut: int = 0
+    """Tokens that were cut off its end."""
 
     @property
     def length(self) -> int:
         """Tokens without the padding."""
         return int(self.segments.sum())
-
-    def cut(self, length: int) -> "Row":
-        """Returns the row with less padding on the right; TokenError when a token would be lost."""
-        if self.segments[length:].any():
-            raise TokenError(f"row: got {self.length} tokens, expected at most {length}")
-        return Row(**{name: values[:length] for name, values in vars(self).items()})
 
 
 @dataclass(frozen=True)
@@ -81,10 +79,8 @@ class Merged:
 
 def columns(rows: Sequence[Row]) -> dict[str, np.ndarray]:
     """Returns the text fields of a batch: the rows' own, (B, T), stacked."""
-    return {
-        field.name: np.stack([getattr(row, field.name) for row in rows])
-        for field in dataclasses.fields(Row)
-    }
+    fields = ("tokens", "positions", "segments", "media_index", "targets", "loss_mask")
+    return {field: np.stack([getattr(row, field) for row in rows]) for field in fields}
 
 
 def merge(encoded: Encoded, media: Sequence[Int[np.ndarray, " _F"]]) -> Merged:
@@ -116,7 +112,7 @@ def expand(
     media: Sequence[Int[np.ndarray, " _F"]],
     length: int,
     *,
-    cut: Literal["refuse", "original"] = "refuse",
+    cut: Cut = "refuse",
     padding_side: str = "right",
 ) -> Row:
     """Returns the row of a conversation, for training, evaluation and generation alike.
@@ -133,17 +129,17 @@ def expand(
         TokenError: when the row is too long, is cut before all of its answers, or media and
             placeholders differ in number.
     """
-    merged = merge(encoded, media)
-    if cut == "original":
-        merged = merged.cut(length)
-        if encoded.learn.any() and not merged.learn.any():
-            raise TokenError(
-                f"{encoded.id}: cut at {length} tokens, before its first answer; nothing is left "
-                "to learn; raise data.length"
-            )
+    whole = merge(encoded, media)
+    merged = whole.cut(length) if cut == "original" else whole
+    if encoded.learn.any() and not merged.learn.any():
+        raise TokenError(
+            f"{encoded.id}: cut at {length} tokens, before its first answer; nothing is left to "
+            "learn; raise data.length"
+        )
     if (count := len(merged.tokens)) > length:
         raise TokenError(
             f"{encoded.id}: got {count} tokens, {len(np.concatenate([*media, []]))} of them "
             f"features, expected at most {length}; raise data.length or use shorter texts"
         )
-    return merged.padded(length, padding_side)
+    num_cut = len(whole.tokens) - len(merged.tokens)
+    return dataclasses.replace(merged.padded(length, padding_side), num_cut=num_cut)

@@ -24,7 +24,7 @@ from gem_jax.generate import generate
 from gem_jax.models.gem import Batch, Gem, GemConfig
 from gem_jax.reference import Forward, Generate, Inputs, Reference, read_reference
 from gem_jax.reference_batch import batch_of, overridden
-from gem_jax.reference_checks import IGNORED
+from gem_jax.tokens import IGNORED
 from gem_jax.usage import bind
 
 HEADER = ("case", "mask", "labels", "logits", "loss", "tokens", "")

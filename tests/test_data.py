@@ -234,6 +234,18 @@ def test_t06_a_row_that_is_too_long_is_refused_with_its_counts(prepared, tokeniz
         make.random_map(examples[0], np.random.default_rng(0))
 
 
+def test_t06_rows_cut_as_the_originals_are_counted(prepared, tokenizer):
+    whole = batches(prepared, tokenizer, 10, augment=False)
+    short = batches(prepared, tokenizer, 10, augment=False, cut="original", length=tiny.MEDIA + 50)
+    for one, other in zip(whole, short, strict=True):
+        lengths = one.batch.segments.sum(axis=1)
+        kept = other.batch.tokens.shape[1]
+        assert one.rows_cut == 0 and other.rows_cut == (lengths > kept).sum()
+        np.testing.assert_array_equal(other.batch.segments, one.batch.segments[:, :kept])
+        np.testing.assert_array_equal(other.batch.media_index, one.batch.media_index[:, :kept])
+    assert sum(one.rows_cut for one in short) > 0
+
+
 def test_rows_are_padded_where_the_model_pads(prepared, tokenizer):
     left = dataclasses.replace(
         tiny.instruct(), model=dataclasses.replace(tiny.MODEL, padding_side="left")
