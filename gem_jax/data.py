@@ -85,14 +85,14 @@ def _example(files: tuple[str, ...], index: int) -> Example:
 
 @dataclass(frozen=True)
 class MakeRow(grain.transforms.RandomMap):
-    """Example → the arrays of one row."""
+    """Example → the arrays of one row; a text that shows no ECG stays as it is."""
 
     config: Config
     tokenizer: Tokenizer
 
     def random_map(self, element: Example, rng: np.random.Generator) -> dict[str, Any]:
         config, example = self.config, element
-        if config.data.augment:
+        if config.data.augment and num_media(example):
             record, measured, turns = augmented(example, config, rng)
         else:
             record, measured = example.signal(), example.measured()

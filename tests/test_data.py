@@ -210,6 +210,23 @@ def test_t02_a_record_names_its_media_as_a_text_or_a_list(examples):
         data.num_media(naming(ecg=["a", "b"]))
 
 
+@pytest.mark.parametrize("augment", [False, True])
+def test_a_text_without_an_ecg_is_a_row_of_text(augment, prepared, tokenizer, examples):
+    config = tiny.changed(tiny.on(prepared, tiny.instruct()), data={"augment": augment})
+    turns = [{"from": "human", "value": "What is a lead?"}, {"from": "gpt", "value": "A view."}]
+    text = dataclasses.replace(
+        examples[0],
+        record={**examples[0].record, "ecg": None, "image": None, "conversations": turns},
+    )
+    make = data.MakeRow(config, tokenizer)
+    rng = np.random.default_rng(0)
+    made = data.collate([make.random_map(one, rng) for one in (text, examples[1])], config)
+    assert (made.batch.media_index[0] == -1).all() and (made.batch.media_index[1] >= 0).any()
+    assert not made.batch.ecg[0].any() and made.batch.ecg[1].any()
+    said = made.batch.targets[0][made.batch.loss_mask[0]].tolist()
+    assert tokenizer.decode(said).strip() == "A view."
+
+
 @pytest.mark.parametrize("places", [0, 2])
 def test_t02_a_row_whose_places_do_not_fit_its_media_ends_with_its_id(
     places, prepared, tokenizer, examples
