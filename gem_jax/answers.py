@@ -7,7 +7,7 @@ from pathlib import Path
 from gem_jax import checkpoint
 from gem_jax.data import as_arrays
 from gem_jax.generate import generate
-from gem_jax.inputs import Exhibit, features_of, medium_of, room_for, stack
+from gem_jax.inputs import Exhibit, features_of, medium_of, require_showable, room_for, stack
 from gem_jax.media import Capacity, max_features
 from gem_jax.models.gem import Batch, GemConfig
 from gem_jax.rows import expand
@@ -45,8 +45,14 @@ class Text:
     reason: str
 
 
-def load_model(path: Path) -> Model:
-    """Returns the CKPT `path`, ready to answer."""
+def load_model(path: Path, shown: Sequence[Exhibit] = ()) -> Model:
+    """Returns the CKPT `path`, ready to answer.
+
+    What it could not be shown is refused before its weights are read.
+    """
+    sizes = checkpoint.read_model_config(checkpoint.locate(path))
+    for exhibit in shown:
+        require_showable(sizes, exhibit)
     config, params = checkpoint.load_params(path)
     tokenizer = load_tokenizer(checkpoint.locate(path).tokenizer)
     return Model(config, params, tokenizer)

@@ -51,21 +51,28 @@ class Medium:
 def medium_of(config: GemConfig, exhibit: Exhibit) -> Medium:
     """Returns what is shown as the model's encoders take it.
 
+    Errors as of `require_showable`, and BadInput when there is nothing to show or the picture
+    cannot be read.
+    """
+    require_showable(config, exhibit)
+    record, page = exhibit.record, page_of(exhibit, config)
+    ecg = ecg_array(record, config.ecg, exhibit.reading) if config.ecg and record else None
+    return Medium(ecg, image_tiles(page, config, exhibit.reading), page.size)
+
+
+def require_showable(config: GemConfig, exhibit: Exhibit) -> None:
+    """Refuses what the model has no encoder for, or has an encoder for and is not there.
+
     Raises:
         ConfigError: when the model has no encoder at all.
-        BadInput: when the model takes an ECG and there is none, there is nothing to show, or the
-            picture cannot be read.
+        BadInput: when the model takes an ECG and there is a picture alone, or nothing.
     """
     require_sight(config)
-    record = exhibit.record
-    if record is None and config.ecg:
+    if exhibit.record is None and config.ecg:
         raise BadInput(
             f"{exhibit.image}: got a picture alone, expected the ECG's record too: the model takes "
             "the signal together with its page; name the record, and its picture by --image"
         )
-    page = page_of(exhibit, config)
-    ecg = ecg_array(record, config.ecg, exhibit.reading) if config.ecg and record else None
-    return Medium(ecg, image_tiles(page, config, exhibit.reading), page.size)
 
 
 def page_of(exhibit: Exhibit, config: GemConfig) -> Image.Image:

@@ -70,7 +70,7 @@ def main(
         raise BadInput("--html: got nothing to show, expected a record or a picture beside it")
     from gem_jax import answers  # what is wrong with the record is said without waiting for JAX
 
-    model = answers.load_model(checkpoint)
+    model = answers.load_model(checkpoint, [exhibit] if exhibit else [])
     name = str(record or image or "question")
     told = interpret(model, exhibit, question, max_new_tokens, name)
     if html:

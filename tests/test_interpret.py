@@ -49,7 +49,7 @@ def says(monkeypatch):
             yield from (Text(text, reason) for _ in questions)
 
         monkeypatch.setattr(answers, "answer", answer)
-        monkeypatch.setattr(answers, "load_model", lambda path: MUTE)
+        monkeypatch.setattr(answers, "load_model", lambda path, shown=(): MUTE)
 
     return speak
 
@@ -215,12 +215,14 @@ def test_the_originals_reading_shows_the_leads_in_the_order_of_the_file(gem, pat
     assert np.abs(shown[0].ecg[4] - shown[1].ecg[4]).max() > 0
 
 
-def test_what_the_model_cannot_take_is_refused(gem, path, picture, tmp_path, capsys):
+def test_what_the_model_cannot_take_is_refused(gem, path, picture, tmp_path, capsys, monkeypatch):
     def refused(*given: object) -> str:
         assert cli.main(["interpret", *map(str, given), "--checkpoint", str(gem)]) == 2
         return capsys.readouterr().err
 
-    assert "got a picture alone, expected the ECG's record too" in refused(picture)
+    with monkeypatch.context() as unread:
+        unread.setattr(checkpoint, "load_params", None)
+        assert "got a picture alone, expected the ECG's record too" in refused(picture)
     assert "is a picture, and --image names another" in refused(picture, "--image", picture)
     text = tmp_path / "text.png"
     text.write_text("none")
