@@ -57,6 +57,8 @@ def main(
     from gem_jax.weights.towers import import_tower, is_tower
 
     require_free(dest)
+    if not source.exists():
+        raise WeightsError(f"{source}: no such file or folder, expected a checkpoint to read")
     if ecg_projector and not ecg_encoder:
         raise WeightsError(f"--ecg-projector: got {ecg_projector}, expected --ecg-encoder with it")
     added = Added(vision, ecg_encoder, ecg_projector)
