@@ -68,9 +68,18 @@ def write(folder: Path, leaves: Iterable[tuple[str, Any]]) -> None:
     options.array.saving.storage_options.chunk_byte_size = CHUNK_BYTES
     with silence(), options:
         for batch in batches(leaves):
-            ocp.partial.save(folder, tree(batch))
+            _save(folder, tree(batch))
             batch.clear()  # It is not kept while the next one is read.
         ocp.partial.finalize(folder)
+
+
+def _save(folder: Path, part: dict) -> None:
+    saving = ocp.partial.save_async(folder, part)
+    try:
+        saving.result()
+    except BaseException:
+        saving.result()  # After Ctrl-C its thread would write on, into a folder that is removed.
+        raise
 
 
 def batches(leaves: Iterable[tuple[str, Any]]) -> Iterator[dict[str, Any]]:
