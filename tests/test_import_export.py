@@ -253,6 +253,12 @@ def test_a_template_is_chosen_at_import(imported, tmp_path, capsys):
     said = capsys.readouterr().err
     assert "--template: got 'vicuna', expected one of bare, llava_llama_2" in said
     assert said.count("\n") == 1 and not (tmp_path / "other").exists()
+    # One whose special tokens the tokenizer lacks.
+    command[-1] = "mpt"
+    assert cli.main(command) == 2
+    said = capsys.readouterr().err
+    assert "template 'mpt' needs the special tokens <|im_start|>, <|im_end|>" in said
+    assert said.count("\n") == 1 and not (tmp_path / "other").exists()
 
 
 def test_a_checkpoint_keeps_the_originals_configs_for_its_export(tmp_path):

@@ -81,6 +81,8 @@ def _import_model(
     """Writes the checkpoint `dest` of a model; returns the shapes of what it holds, by path."""
     from gem_jax import checkpoint
     from gem_jax.templates import TEMPLATES
+    from gem_jax.tokenizer import load_tokenizer
+    from gem_jax.tokens import require_template
     from gem_jax.weights.dtypes import retyped
     from gem_jax.weights.progress import nbytes, track
     from gem_jax.weights.read import filled_shapes, leaves, plan_import
@@ -88,9 +90,11 @@ def _import_model(
     if not (source / "config.json").is_file():
         raise WeightsError(f"{source}: got no config.json, expected the folder of a checkpoint")
     tokenizer = _tokenizer_files(source)
-    if template is not None and template not in TEMPLATES:
-        expected = ", ".join(sorted(TEMPLATES))
-        raise WeightsError(f"--template: got {template!r}, expected one of {expected}")
+    if template is not None:
+        if template not in TEMPLATES:
+            expected = ", ".join(sorted(TEMPLATES))
+            raise WeightsError(f"--template: got {template!r}, expected one of {expected}")
+        require_template(load_tokenizer(source), template, str(source))
     plan = plan_import(source, added)
     config = retyped(plan.config, dtype)
     config = dataclasses.replace(config, template=template or config.template)
