@@ -12,13 +12,13 @@ import errno
 import importlib
 import importlib.util
 import os
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType, ModuleType
-from typing import NamedTuple, NoReturn
+from types import ModuleType
+from typing import NamedTuple
 
+from gem_jax.signals import ending_signals
 from gem_jax.usage import bind
 
 
@@ -84,12 +84,12 @@ def overview() -> str:
 
 def _guarded(verb: str, args: list[str]) -> int:
     """Returns the verb's exit status, with what it raises for the user turned into one."""
-    signal.signal(signal.SIGTERM, _end)
     prog = f"gem-jax {verb}"
     try:
-        status = _run(verb, args, prog)
-        sys.stdout.flush()
-        return status
+        with ending_signals():
+            status = _run(verb, args, prog)
+            sys.stdout.flush()
+            return status
     except KeyboardInterrupt:
         print(f"{prog}: interrupted; run the same command again to go on", file=sys.stderr)
         return 130
@@ -138,10 +138,6 @@ def is_refusal(error: BaseException) -> bool:
 def _refuse(prog: str, message: str) -> int:
     print(f"{prog}: {' '.join(message.split())}", file=sys.stderr)
     return 2
-
-
-def _end(number: int, frame: FrameType | None) -> NoReturn:
-    raise SystemExit(143)
 
 
 if __name__ == "__main__":
