@@ -78,7 +78,7 @@ def require_showable(config: GemConfig, exhibit: Exhibit) -> None:
 def page_of(exhibit: Exhibit, config: GemConfig) -> Image.Image:
     """Returns the picture, or the record's page with as many pixels as the encoder resolves."""
     if exhibit.image is not None:
-        return read_page(exhibit.image)
+        return read_page(exhibit.image, exhibit.reading)
     if exhibit.record is None:
         raise BadInput("record: got none and no picture, expected one of them to show")
     dpi = max(LEAST_DPI, math.ceil(longest_side(config) / PAGE_WIDTH_IN))

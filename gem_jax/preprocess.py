@@ -1,9 +1,10 @@
 """A record and its page as the arrays the model takes, in our reading or in the original's.
 
 Ours reads a record by the names and at the rate it has: leads in canonical order, resampled to
-500 Hz; and a page as it looks on white. The original takes a signal's columns and samples as they
-are stored, and drops a page's transparency. Both: missing samples are 0 mV; zeros or a cut at the
-end make the model's length. Axes: L leads, T samples, N the model's samples, I tiles, H W pixels.
+500 Hz; and a page upright, as it looks on white. The original takes a signal's columns and samples
+as they are stored, and a page's rows, and drops its transparency. Both: missing samples are 0 mV;
+zeros or a cut at the end make the model's length.
+Axes: L leads, T samples, N the model's samples, I tiles, H W pixels.
 """
 
 import dataclasses
@@ -13,7 +14,7 @@ from typing import Literal
 
 import numpy as np
 from jaxtyping import Float
-from PIL import Image
+from PIL import Image, ImageOps
 
 from data_prep.records import LEADS, BadInput, Record, resample
 from gem_jax.media import best_canvas
@@ -96,8 +97,8 @@ def seen(record: Record, config: EcgConfig, reading: Reading = "ours") -> Record
     )
 
 
-def read_page(path: Path) -> Image.Image:
-    """Returns a picture of an ECG.
+def read_page(path: Path, reading: Reading = "ours") -> Image.Image:
+    """Returns a picture of an ECG; ours is upright, where the file says how a camera was held.
 
     Raises:
         BadInput: when the file is missing or no picture.
@@ -105,8 +106,8 @@ def read_page(path: Path) -> Image.Image:
     try:
         with Image.open(path) as page:
             page.load()
-            return page
-    except (OSError, Image.DecompressionBombError) as error:
+            return ImageOps.exif_transpose(page) if reading == "ours" else page
+    except Exception as error:  # Pillow's readers of formats raise nothing narrower in common
         raise BadInput(
             f"{path}: cannot be read ({error}), expected a whole picture such as a PNG or JPEG"
         ) from error

@@ -15,7 +15,7 @@ from gem_jax.models.clip import ClipConfig
 from gem_jax.models.ecg import EcgConfig
 from gem_jax.models.gem import GemConfig
 from gem_jax.models.llm import LlmConfig
-from gem_jax.preprocess import CLIP_MEAN, CLIP_STD, ecg_array, image_tiles, seen
+from gem_jax.preprocess import CLIP_MEAN, CLIP_STD, ecg_array, image_tiles, read_page, seen
 from synthetic import ecg
 
 CONFIG = EcgConfig.coca_vit_b_32()
@@ -201,3 +201,30 @@ def gem(size: int, mode: str, patch: int = 14) -> GemConfig:
         max_length=50_000,
         grid_pinpoints=tuple((size * across, size * down) for across, down in grids),
     )
+
+
+BROKEN = {
+    "sizes.ppm": b"P6\n4$ 4\n255\n0000",
+    "short.ppm": b"P6\n4 4\n255\n0000",
+    "levels.pgm": b"P5\n4 4\n99999999\n0000",
+    "boxes.jp2": b"\x00\x00\x00\x0cjP  \r\n\x87\n\x00\x00\x00\x02jp2h",
+    "empty.png": b"",
+    "cut.png": b"\x89PNG\r\n\x1a\n\x00\x00\x00\x0dIHDR\x00\x00",
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_picture_is_refused_by_its_file(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(BROKEN[name])
+    with pytest.raises(BadInput, match=rf"{name}: cannot be read .*, expected a whole picture"):
+        read_page(tmp_path / name)
+
+
+def test_a_photograph_is_upright_to_ours_and_as_stored_to_the_original(tmp_path: Path) -> None:
+    upright = Image.new("RGB", (90, 60), "white")
+    upright.paste("black", (0, 0, 20, 10))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by 90° clockwise to see it upright
+    upright.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "photo.png", exif=exif)
+    np.testing.assert_array_equal(read_page(tmp_path / "photo.png"), upright)
+    assert read_page(tmp_path / "photo.png", "original").size == (60, 90)
