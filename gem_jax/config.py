@@ -190,7 +190,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """Returns the JSON object in `path`; ConfigError if it is not one."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: got {error}, expected a JSON object") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: got a {type(values).__name__}, expected a JSON object")

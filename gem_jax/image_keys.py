@@ -21,7 +21,7 @@ def pinpoints(given: Any) -> tuple[tuple[int, int], ...]:
         text = given.replace("(", "[").replace(")", "]") if isinstance(given, str) else None
         pairs = tuple(tuple(pair) for pair in (json.loads(text) if text else given or ()))
         whole = all(len(pair) == 2 and set(map(type, pair)) == {int} for pair in pairs)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RecursionError):
         whole = False
     if not whole:
         raise ValueError(

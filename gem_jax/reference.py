@@ -111,7 +111,7 @@ def _cases(path: Path, arrays: Mapping[str, np.ndarray]) -> dict[str, list[str]]
     try:
         cases = json.loads(str(arrays["cases"][()]))
         names = {kind: list(cases.get(kind, [])) for kind in ("forward", "generate")}
-    except (KeyError, AttributeError, TypeError, json.JSONDecodeError) as error:
+    except (KeyError, AttributeError, TypeError, ValueError, RecursionError) as error:
         raise ReferenceFileError(f"{path}: cases: got {error!r}, {expected}") from error
     if not any(names.values()):
         raise ReferenceFileError(f"{path}: cases: got {cases}, {expected}, at least one")

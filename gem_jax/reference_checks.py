@@ -140,7 +140,7 @@ def _forward_misfits(
         yield f"{prefix}labels: got other tokens, expected those of input_ids, or {IGNORED}"
     try:
         overrides = json.loads(str(case["config"][()]))
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         overrides = error
     if not isinstance(overrides, dict):
         yield f"{prefix}config: got {overrides!r}, expected a JSON object"

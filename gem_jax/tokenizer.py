@@ -277,7 +277,7 @@ def _json(files: Mapping[str, bytes], name: str, folder: Path) -> dict[str, Any]
     """Returns the object in a file; empty where there is none."""
     try:
         values = json.loads(files.get(name, b"{}"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{folder / name}: got {error}, expected JSON") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{folder / name}: got {type(values).__name__}, expected an object")

@@ -82,7 +82,7 @@ def test_configs_are_frozen():
     assert all(kind.__dataclass_params__.frozen for kind in kinds)
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"\xff\xfe"])
+@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"\xff\xfe", b"[" * 100000])
 def test_what_is_no_json_object_is_refused(content, tmp_path):
     path = tmp_path / "config.json"
     path.write_bytes(content)

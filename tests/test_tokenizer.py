@@ -172,6 +172,7 @@ def test_a_tokenizer_crosses_to_another_process(kind, tokenizers):
         ("llama", "tokenizer.model", b"no model", "tokenizer.model: got"),
         ("llama", "tokenizer_config.json", b"{", "tokenizer_config.json: got"),
         ("llama", "tokenizer_config.json", b"[]", "expected an object"),
+        ("llama", "tokenizer_config.json", b"[" * 100000, "tokenizer_config.json: got"),
         ("qwen", "merges.txt", b"a b c d\n", "expected a vocabulary and its merges"),
         ("qwen", "tokenizer.json", b"{}", "expected a tokenizer.json"),
         ("qwen", "tokenizer_config.json", b'{"tokenizer_class": "Bart"}', "'Bart'"),

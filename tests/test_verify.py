@@ -196,6 +196,8 @@ BAD = {
     ),
     "main.config: got": lambda a: a | {"main.config": np.array("[")},
     "cases: got": lambda a: a | {"cases": np.array("{}")},
+    "cases: got Recursion": lambda a: a | {"cases": np.array("[" * 100000)},
+    "main.config: got .* recursion": lambda a: a | {"main.config": np.array("[" * 100000)},
 }
 
 

@@ -417,7 +417,7 @@ def test_dtypes_that_no_weights_have_are_refused_by_name(dtype, said, tmp_path):
 def test_an_index_without_names_and_a_folder_without_weights_are_refused(tmp_path):
     with pytest.raises(WeightsError, match=r"got no weights, expected one of model\.safetensors"):
         open_folder(tmp_path)
-    for text in ("[]", "{}", '{"weight_map": {"a": 1}}', "no JSON"):
+    for text in ("[]", "{}", '{"weight_map": {"a": 1}}', "no JSON", "[" * 100000):
         (tmp_path / INDEX).write_text(text)
         with pytest.raises(WeightsError, match=INDEX):
             open_folder(tmp_path)

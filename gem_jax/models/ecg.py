@@ -31,6 +31,8 @@ class EcgConfig:
     param_dtype: str = "float32"
 
     def __post_init__(self):
+        if not 0 < self.mlp_ratio <= 1024:
+            raise ValueError(f"ecg.mlp_ratio: got {self.mlp_ratio}, expected above 0, at most 1024")
         for field, size in (("seq_length", self.patch_size), ("width", self.head_dim)):
             if getattr(self, field) % size:
                 raise ValueError(

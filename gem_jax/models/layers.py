@@ -157,6 +157,8 @@ def projector_depth(kind: str) -> int:
     if kind in ("identity", "linear"):
         return int(kind == "linear")
     digits = kind.removeprefix("mlp").removesuffix("x_gelu")
-    if f"mlp{digits}x_gelu" == kind and digits.isdecimal() and int(digits) > 0:
+    if f"mlp{digits}x_gelu" == kind and digits.isdecimal() and len(digits) < 3 and int(digits):
         return int(digits)
-    raise ValueError(f"projector: got {kind!r}, expected identity, linear or mlpNx_gelu (N ≥ 1)")
+    raise ValueError(
+        f"projector: got {kind!r}, expected identity, linear or mlpNx_gelu (N from 1 to 99)"
+    )

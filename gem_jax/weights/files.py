@@ -52,7 +52,7 @@ def read_json(path: Path) -> dict:
     """Returns the JSON object in `path`; WeightsError if it is not one."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise WeightsError(f"{path}: got {error}, expected a JSON object") from error
     if not isinstance(values, dict):
         raise WeightsError(f"{path}: got {type(values).__name__}, expected a JSON object")

@@ -12,6 +12,15 @@ from gem_jax.weights.files import WeightsError, refuse
 
 T = TypeVar("T")
 
+KINDS = {
+    bool: "true or false",
+    dict: "an object",
+    float: "a number",
+    int: "a whole number",
+    list: "a list",
+    str: "a text",
+}
+
 
 def words(text: str) -> frozenset[str]:
     """Returns the words of `text`."""
@@ -48,23 +57,32 @@ GENERIC_FIXED: dict[str, tuple] = {
     "quantization_config": (None,),
 }
 
+# Beyond any model's, and still counted at once: from here on a config is broken or hostile.
+MOST = 2**24
+MOST_OF = {"num_hidden_layers": 2**10, "layers": 2**10, "image_size": 2**14}
+# Nothing is made as long as these say; tokenizers without an end write 10³⁰.
+ENDLESS = ("max_position_embeddings", "tokenizer_model_max_length")
+
 
 def value(values: Mapping[str, Any], key: str, kind: type, where: Path, default: Any = None) -> Any:
     """Returns `values[key]` (absent or null: `default`); WeightsError unless it is a `kind`."""
     found = values.get(key)
     found = default if found is None else found
-    if kind is float and type(found) is int:
+    if kind is float and type(found) is int and abs(found) <= 2**53:
         found = float(found)
     if type(found) is not kind:
-        raise WeightsError(f"{where}: {key}: got {found!r}, expected a {kind.__name__}")
+        raise WeightsError(f"{where}: {key}: got {found!r}, expected {KINDS[kind]}")
     return found
 
 
 def size(values: Mapping[str, Any], key: str, where: Path, default: int | None = None) -> int:
-    """Returns `values[key]` as a size; WeightsError unless it is a positive whole number."""
+    """Returns `values[key]` as a size; WeightsError unless it is whole, positive and possible."""
     found = value(values, key, int, where, default)
     if found <= 0:
         raise WeightsError(f"{where}: {key}: got {found}, expected a positive number")
+    most = MOST_OF.get(key, MOST)
+    if found > most and key not in ENDLESS:
+        raise WeightsError(f"{where}: {key}: got {found}, expected at most {most}")
     return found
 
 
