@@ -312,7 +312,10 @@ def test_what_a_file_beside_the_config_says_counts(tmp_path):
 REFUSED = {
     "multimodal_projector_bias": (False, "multimodal_projector_bias: got False, expected True"),
     "projector_hidden_act": ("relu", "projector_hidden_act: got 'relu', expected 'gelu'"),
-    "vision_feature_layer": ([-2, -5], r"vision_feature_layer: got \[-2, -5\], expected a whole number"),
+    "vision_feature_layer": (
+        [-2, -5],
+        r"vision_feature_layer: got \[-2, -5\], expected a whole number",
+    ),
     "vision_feature_select_strategy": ("full", "expected 'default'"),
     "image_grid_pinpoints": ([[336, 672]], "image_grid_pinpoints: unknown key"),
     "adapter": (1, "adapter: unknown key"),
