@@ -18,6 +18,7 @@ from PIL import Image, ImageOps
 
 from data_prep.records import LEADS, BadInput, Record, resample
 from gem_jax.media import best_canvas
+from gem_jax.models.clip import CLIP_MEAN, CLIP_STD
 from gem_jax.models.ecg import EcgConfig
 from gem_jax.models.gem import GemConfig
 
@@ -26,9 +27,7 @@ Reading = Literal["ours", "original"]
 MODEL_RATE_HZ = 500.0
 # |mV| beyond this is a record in another unit: no heart gives it, and half precision overflows.
 MAX_ABS_MV = 50.0
-# OpenAI's CLIP was trained with these channel means and deviations; LLaVA keeps them.
-CLIP_MEAN = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)
-CLIP_STD = np.array([0.26862954, 0.26130258, 0.27577711], np.float32)
+MEAN, STD = np.array(CLIP_MEAN, np.float32), np.array(CLIP_STD, np.float32)
 
 
 def ecg_array(
@@ -144,7 +143,7 @@ def image_tiles(
 
 
 def _normalise(tile: Image.Image) -> Float[np.ndarray, "H W 3"]:
-    return (np.asarray(tile, np.float32) / 255 - CLIP_MEAN) / CLIP_STD
+    return (np.asarray(tile, np.float32) / 255 - MEAN) / STD
 
 
 def on_white(image: Image.Image) -> Image.Image:

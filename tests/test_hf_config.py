@@ -12,7 +12,8 @@ from gem_jax.models.ecg import EcgConfig
 from gem_jax.models.layers import RopeScaling
 from gem_jax.weights.files import WeightsError
 from gem_jax.weights.hf_config import read_official, with_ecg_encoder
-from gem_jax.weights.tower_config import write_vision
+from gem_jax.weights.tower_config import read_ecg, read_vision
+from gem_jax.weights.tower_export import write_vision
 from published import LANGUAGE_MODELS, LLAMA_3_ROPE, LLAVA_MODELS, MISTRAL, QWEN, SMOL, VICUNA
 
 GOLDENS = Path(__file__).parent / "goldens"
@@ -135,6 +136,24 @@ def test_what_would_compute_otherwise_is_refused_by_its_key(values, change, tmp_
     assert "\n" not in str(refused.value)
 
 
+ABSURD = [
+    (VICUNA, {"vocab_size": 10**12}, "vocab_size: got 1000000000000, expected at most"),
+    (QWEN, {"num_hidden_layers": 10**9}, "num_hidden_layers: got 1000000000, expected at most"),
+    (MISTRAL, {"num_hidden_layers": 10**6}, "num_hidden_layers: got 1000000, expected at most"),
+    (SMOL, {"head_dim": 10**12}, "head_dim: got 1000000000000, expected at most"),
+    (VICUNA, {"rms_norm_eps": 10**400}, "rms_norm_eps: got 1000.*, expected a number"),
+]
+
+
+@pytest.mark.parametrize(("values", "change", "message"), ABSURD)
+def test_sizes_that_no_model_has_are_refused_before_they_are_counted(
+    values, change, message, tmp_path
+):
+    with pytest.raises(WeightsError, match=message) as refused:
+        read(tmp_path, values | change)
+    assert "\n" not in str(refused.value)
+
+
 CLIP_VISION = {
     "_name_or_path": "",
     "add_cross_attention": False,
@@ -178,3 +197,30 @@ def test_a_published_image_encoder_is_read(name, tmp_path):
     assert (official.vision_dir, official.own_vision) == (clip, False)
     with pytest.raises(WeightsError, match="name it by --vision"):
         read_official(tmp_path, None, newline=False)
+
+
+@pytest.mark.parametrize("change", [{"num_hidden_layers": 10**6}, {"image_size": 14 * 10**9}])
+def test_an_absurd_image_encoder_is_refused(change, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(CLIP_VISION | change))
+    with pytest.raises(WeightsError, match=f"{next(iter(change))}: got .*, expected at most"):
+        read_vision(tmp_path, -2)
+
+
+@pytest.mark.parametrize(
+    "change", [{"layers": 10**6}, {"width": 64 * 10**12}, {"mlp_ratio": 1e300}, {"mlp_ratio": -4.0}]
+)
+def test_an_absurd_ecg_encoder_is_refused(change, tmp_path):
+    sizes = {"seq_length": 5000, "lead_num": 12, "layers": 12, "width": 768, "patch_size": 50}
+    values = {"embed_dim": 512, "ecg_cfg": sizes | change}
+    (tmp_path / "odd.json").write_text(json.dumps(values))
+    with pytest.raises(WeightsError, match=f"{next(iter(change))}: got .*, expected .*at most"):
+        read_ecg(tmp_path, "odd")
+
+
+def test_a_projector_of_countless_layers_is_refused(tmp_path):
+    values = LLAVA_MODELS["liuhaotian/llava-v1.6-vicuna-7b"]
+    (tmp_path / "config.json").write_text(
+        json.dumps(values | {"mm_projector_type": "mlp999999999x_gelu"})
+    )
+    with pytest.raises(WeightsError, match=r"mm_projector_type: .*N from 1 to 99"):
+        read_official(tmp_path, None, True)

@@ -23,7 +23,8 @@ from gem_jax.weights.hf_config import read_official
 from gem_jax.weights.hf_export import config_json
 from gem_jax.weights.names import gem_slots
 from gem_jax.weights.read import read_gem
-from gem_jax.weights.tower_config import COCA_VIT_B_32, ecg_name
+from gem_jax.weights.tower_config import COCA_VIT_B_32
+from gem_jax.weights.tower_export import ecg_name
 from gem_jax.weights.write import write_gem
 
 GOLDENS = Path(__file__).parent / "goldens"

@@ -12,6 +12,10 @@ from jaxtyping import Array, Float
 
 from gem_jax.models.layers import ACTIVATIONS, attention, merge_heads, split_heads
 
+# Mean and deviation of red, green and blue (0 … 1) that OpenAI's CLIP was trained with.
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
 
 @dataclass(frozen=True)
 class ClipConfig:

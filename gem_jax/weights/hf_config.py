@@ -7,7 +7,7 @@ changing nothing; any other is refused by name.
 import dataclasses
 import functools
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from gem_jax.weights.families import ALONE, FAMILIES, LLAVA, TEMPLATE_KEY
 from gem_jax.weights.files import WeightsError, read_json
 from gem_jax.weights.keys import GENERIC_FIXED, GENERIC_INERT, build, size, value, words
 from gem_jax.weights.llm_config import check_llm, read_ids, read_llm
-from gem_jax.weights.tower_config import read_ecg, read_vision
+from gem_jax.weights.tower_config import find_ecg_json, read_ecg, read_vision
 
 # The image encoder of every published LLaVA and GEM; its sizes need no file.
 CLIP_NAME = "openai/clip-vit-large-patch14-336"
@@ -64,6 +64,8 @@ class Official:
     vision_dir: Path | None
     own_vision: bool
     """True: the checkpoint's own vision tensors count; else those of `vision_dir` do."""
+    encoder_configs: Mapping[str, Path] = field(default_factory=dict)
+    """The files of `vision` and `ecg` that tell the encoders' sizes, where there are such."""
 
 
 @dataclass(frozen=True)
@@ -92,14 +94,14 @@ def read_official(folder: Path, vision: Path | None, newline: bool) -> Official:
     _check(values, where)
     own_vision = value(values, "unfreeze_mm_vision_tower", bool, where, False)
     vision_dir = vision or _vision_dir(folder, values, where, own_vision)
-    towers = Towers(
-        read_ecg(_ecg_dir(folder, values, where), values.get("open_clip_config"))
-        if values.get("mm_ecg_tower") is not None
-        else None,
-        read_vision(vision_dir, -1) if vision_dir else ClipConfig.vit_l_14_336(),
-        newline,
-    )
-    return Official(read_model(values, generation, where, towers), vision_dir, own_vision)
+    vision_config = read_vision(vision_dir, -1) if vision_dir else ClipConfig.vit_l_14_336()
+    ecg_config, configs = None, {"vision": vision_dir / "config.json"} if vision_dir else {}
+    if values.get("mm_ecg_tower") is not None:
+        tower = _ecg_dir(folder, values, where), values.get("open_clip_config")
+        ecg_config, configs = read_ecg(*tower), configs | _ecg_json(*tower)
+    towers = Towers(ecg_config, vision_config, newline)
+    config = read_model(values, generation, where, towers)
+    return Official(config, vision_dir, own_vision, configs)
 
 
 def read_generation(folder: Path) -> dict[str, Any]:
@@ -199,7 +201,8 @@ def with_ecg_encoder(official: Official, encoder: Path, where: Path) -> Official
         ecg_projector="linear",
         template=own.gem_template if config.template == own.template else config.template,
     )
-    return dataclasses.replace(official, config=added)
+    configs = {**official.encoder_configs, **_ecg_json(encoder.parent, None)}
+    return dataclasses.replace(official, config=added, encoder_configs=configs)
 
 
 def _vision_dir(
@@ -225,6 +228,11 @@ def _ecg_dir(folder: Path, values: Mapping[str, Any], where: Path) -> Path:
             return (base / name).parent
     # The checkpoint holds the tower's weights; only the sizes beside the file are looked for.
     return (folder / name).parent
+
+
+def _ecg_json(folder: Path, name: str | None) -> dict[str, Path]:
+    file = find_ecg_json(folder, name)
+    return {} if file is None else {"ecg": file}
 
 
 def _agree(values: Mapping[str, Any], key: str, width: int, where: Path) -> None:

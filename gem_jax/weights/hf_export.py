@@ -1,7 +1,7 @@
 """GemConfig → the official config.json and generation_config.json of an exported folder.
 
-A checkpoint keeps the files that it was imported from as `source`: {"layout", "name", "config",
-"generation_config"}. What still holds of them is written as it was.
+A checkpoint keeps the files that it was imported from (`gem_jax.weights.source`). What still holds
+of them is written as it was.
 """
 
 from collections.abc import Mapping
@@ -11,10 +11,10 @@ from typing import Any
 from gem_jax.models.gem import GemConfig
 from gem_jax.weights.alone_config import alone_json
 from gem_jax.weights.families import FAMILIES, TEMPLATE_KEY, TRANSFORMERS_VERSION
-from gem_jax.weights.files import WeightsError
+from gem_jax.weights.files import PICKLES, WeightsError
 from gem_jax.weights.llm_config import ids_json, llm_json
 from gem_jax.weights.original import in_words_of, keeps_ids, original_config
-from gem_jax.weights.tower_config import ecg_name
+from gem_jax.weights.tower_export import ecg_name
 
 VISION_DIR = "clip_vision"
 ECG_DIR = "ecg_tower"
@@ -83,14 +83,20 @@ def _ecg_json(config: GemConfig, original: Mapping[str, Any]) -> dict[str, Any]:
         return {}
     given = original.get("open_clip_config")
     plain = isinstance(given, str) and Path(given).name == given
-    name = given if plain else ecg_name(config.ecg)
+    name = str(given) if plain else ecg_name(config.ecg)
     return {
         "ecg_hidden_size": config.ecg.width,
         "ecg_projector_lr": None,
         "ecg_projector_type": config.ecg_projector,
-        "mm_ecg_tower": f"{ECG_DIR}/{name}.safetensors",
+        "mm_ecg_tower": f"{ECG_DIR}/{_ecg_file(original.get('mm_ecg_tower'), name)}",
         "open_clip_config": name,
     }
+
+
+def _ecg_file(given: Any, name: str) -> str:
+    """Returns the name of the encoder's file, as the original had it: it is read by torch.load."""
+    file = Path(given).name if isinstance(given, str) else ""
+    return file if file.endswith(PICKLES) else f"{name}.pt"
 
 
 def _require_expressible(config: GemConfig) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gem_jax.weights.files import Dtype, WeightsError, read_json, require_free
+from gem_jax.weights.files import Dtype, WeightsError, require_free
 
 if TYPE_CHECKING:
     from gem_jax.weights.read import Added
@@ -86,6 +86,7 @@ def _import_model(
     from gem_jax.weights.dtypes import retyped
     from gem_jax.weights.progress import nbytes, track
     from gem_jax.weights.read import filled_shapes, leaves, plan_import
+    from gem_jax.weights.source import source_of
 
     if not (source / "config.json").is_file():
         raise WeightsError(f"{source}: got no config.json, expected the folder of a checkpoint")
@@ -106,21 +107,8 @@ def _import_model(
         parameters = track(leaves(plan), nbytes(shapes), "import")
         if dest.is_dir():
             dest.rmdir()
-        checkpoint.write_model(dest, config, parameters, Path(folder), _origin(source))
+        checkpoint.write_model(dest, config, parameters, Path(folder), source_of(source, plan))
     return shapes
-
-
-def _origin(source: Path) -> dict[str, Any]:
-    """Returns what the checkpoint keeps of its origin: the configs as they were, for export."""
-    from gem_jax.weights.layout import layout_of
-
-    origin: dict[str, Any] = {
-        "layout": "transformers" if layout_of(source) == "transformers" else "official",
-        "name": source.resolve().name,
-        "config": read_json(source / "config.json"),
-    }
-    generation = source / "generation_config.json"
-    return origin | ({"generation_config": read_json(generation)} if generation.is_file() else {})
 
 
 def _tokenizer_files(source: Path) -> list[Path]:

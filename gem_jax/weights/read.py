@@ -1,7 +1,7 @@
 """An official folder of a GEM, a LLaVA or a language model → our parameters, bit for bit."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,6 +41,8 @@ class Import:
     config: GemConfig
     """Its param_dtype says, part by part, what `leaves` gives."""
     sources: list[Source]
+    encoder_configs: Mapping[str, Path]
+    """The files of `vision` and `ecg` that tell the encoders' sizes, where there are such."""
 
 
 def plan_import(source: Path, added: Added) -> Import:
@@ -55,7 +57,9 @@ def plan_import(source: Path, added: Added) -> Import:
     official = _described(source, added)
     if added.ecg_encoder:
         official = with_ecg_encoder(official, added.ecg_encoder, source)
-    return checked(source, official.config, _sources(source, official, added))
+    sources = _sources(source, official, added)
+    require_fit(source, sources, _flat(abstract_params(official.config)))
+    return Import(_with_dtypes(official.config, sources), sources, official.encoder_configs)
 
 
 def _described(source: Path, added: Added) -> Official:
@@ -66,12 +70,6 @@ def _described(source: Path, added: Added) -> Official:
             raise WeightsError(f"{got}, expected none: {source} holds its own image encoder")
         return read_transformers(source)
     return read_official(source, added.vision, NEWLINE in open_folder(source).entries)
-
-
-def checked(where: Path, config: GemConfig, sources: list[Source]) -> Import:
-    """Returns the import of `sources` into a model of `config`'s sizes; WeightsError as above."""
-    require_fit(where, sources, _flat(abstract_params(config)))
-    return Import(_with_dtypes(config, sources), sources)
 
 
 def leaves(plan: Import) -> Iterator[tuple[str, np.ndarray]]:

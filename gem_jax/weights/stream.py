@@ -2,8 +2,9 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +37,10 @@ class Writer:
     places: dict[str, Entry]
     written: set[str] = field(default_factory=set)
 
+    def dtype(self, name: str) -> str:
+        """Returns numpy's name of the dtype that `name` is planned with."""
+        return self.places[name].dtype
+
     def write(self, name: str, tensor: np.ndarray) -> None:
         """Writes one tensor; WeightsError unless it is what was planned, and for the first time."""
         place = self.places.get(name)
@@ -57,13 +62,16 @@ class Writer:
         return sum(_nbytes(place.shape, place.dtype) for place in self.places.values())
 
 
-def start_folder(folder: Path, plan: Plan, shard_bytes: int = SHARD_BYTES) -> Writer:
+def start_folder(
+    folder: Path, plan: Plan, shard_bytes: int = SHARD_BYTES, counts: Sequence[int] = ()
+) -> Writer:
     """Returns the writer of `folder`: model.safetensors, or shards and their index.
 
     Files are named, and shards filled, as transformers does: a shard ends before the tensor that
-    would take it over `shard_bytes`.
+    would take it over `shard_bytes`; or they have the numbers of tensors that `counts` names, if
+    these are all.
     """
-    shards = _shards(plan, shard_bytes)
+    shards = _counted(plan, counts) if sum(counts) == len(plan) else _shards(plan, shard_bytes)
     count = len(shards)
     if count == 1:
         return start_file(folder / SINGLE, plan)
@@ -110,6 +118,11 @@ def _offsets(plan: Plan) -> tuple[dict[str, int], int]:
         offsets[name] = end
         end += _nbytes(*plan[name])
     return offsets, end
+
+
+def _counted(plan: Plan, counts: Sequence[int]) -> list[dict[str, Spec]]:
+    specs = iter(plan.items())
+    return [dict(islice(specs, count)) for count in counts]
 
 
 def _shards(plan: Plan, shard_bytes: int) -> list[dict[str, Spec]]:

@@ -1,12 +1,12 @@
-"""The towers' sizes in their official files: CLIP's config.json, open_clip's NAME.json."""
+"""The towers' sizes from their official files: CLIP's config.json, open_clip's NAME.json."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from gem_jax.models.clip import ClipConfig
 from gem_jax.models.ecg import EcgConfig
-from gem_jax.weights.families import TRANSFORMERS_VERSION
-from gem_jax.weights.files import WeightsError, read_json, write_json
+from gem_jax.weights.files import WeightsError, read_json
 from gem_jax.weights.keys import (
     GENERIC_FIXED,
     GENERIC_INERT,
@@ -18,8 +18,6 @@ from gem_jax.weights.keys import (
 )
 
 COCA_VIT_B_32 = "coca_ViT-B-32"
-CLIP_MEAN = [0.48145466, 0.4578275, 0.40821073]
-CLIP_STD = [0.26862954, 0.26130258, 0.27577711]
 
 VISION_READ = words(
     """
@@ -54,7 +52,11 @@ ECG_TOP_INERT = frozenset({"text_cfg", "multimodal_cfg", "custom_text"})
 def read_vision(folder: Path, select_layer: int) -> ClipConfig:
     """Returns the image encoder's sizes from its folder, a CLIPVisionModel or a whole CLIPModel."""
     where = folder / "config.json"
-    values = read_json(where)
+    return parse_vision(read_json(where), where, select_layer)
+
+
+def parse_vision(values: Mapping[str, Any], where: Path, select_layer: int) -> ClipConfig:
+    """Returns the image encoder's sizes that the values of its config.json in `where` name."""
     if "vision_config" in values:
         values = VISION_DEFAULTS | value(values, "vision_config", dict, where)
     check_keys(values, where, VISION_READ, VISION_FIXED, VISION_INERT)
@@ -74,11 +76,23 @@ def read_vision(folder: Path, select_layer: int) -> ClipConfig:
 
 
 def read_ecg(folder: Path, name: str | None) -> EcgConfig:
-    """Returns the ECG encoder's sizes from NAME.json in `folder`, the tower's.
+    """Returns the ECG encoder's sizes, of the file that `find_ecg_json` finds.
 
-    Without a name: from the one .json there that has `ecg_cfg`; without any: the official
-    coca_ViT-B-32.
+    Without one: the official coca_ViT-B-32, if `name` is no other's.
     """
+    found = find_ecg_json(folder, name)
+    if found is not None:
+        return parse_ecg(read_json(found), found)
+    if name in (None, COCA_VIT_B_32):
+        return EcgConfig.coca_vit_b_32()
+    raise WeightsError(
+        f"{folder}: got no {name}.json, expected the sizes that open_clip_config names; put it "
+        f"beside the tower (only {COCA_VIT_B_32} is built in)"
+    )
+
+
+def find_ecg_json(folder: Path, name: str | None) -> Path | None:
+    """Returns NAME.json in `folder`, the tower's; without a name the one there with `ecg_cfg`."""
     if name is not None and (not isinstance(name, str) or Path(name).name != name):
         raise WeightsError(f"open_clip_config: got {name!r}, expected a name without folders")
     found = _ecg_configs(folder) if name is None else [folder / f"{name}.json"]
@@ -87,14 +101,7 @@ def read_ecg(folder: Path, name: str | None) -> EcgConfig:
         raise WeightsError(
             f"{folder}: got {names}, expected one .json with ecg_cfg; name it by open_clip_config"
         )
-    if not found or not found[0].is_file():
-        if name in (None, COCA_VIT_B_32):
-            return EcgConfig.coca_vit_b_32()
-        raise WeightsError(
-            f"{folder}: got no {name}.json, expected the sizes that open_clip_config names; put it "
-            f"beside the tower (only {COCA_VIT_B_32} is built in)"
-        )
-    return _parse_ecg(found[0])
+    return found[0] if found and found[0].is_file() else None
 
 
 def _ecg_configs(folder: Path) -> list[Path]:
@@ -103,8 +110,8 @@ def _ecg_configs(folder: Path) -> list[Path]:
     return [path for path, text in texts.items() if '"ecg_cfg"' in text]
 
 
-def _parse_ecg(where: Path) -> EcgConfig:
-    top = read_json(where)
+def parse_ecg(top: Mapping[str, Any], where: Path) -> EcgConfig:
+    """Returns the ECG encoder's sizes that open_clip's model config in `where` names."""
     check_keys(top, where, {"embed_dim", "ecg_cfg"}, ECG_TOP_FIXED, ECG_TOP_INERT)
     values = value(top, "ecg_cfg", dict, where)
     check_keys(values, where, ECG_READ, {}, ECG_INERT)
@@ -119,72 +126,4 @@ def _parse_ecg(where: Path) -> EcgConfig:
         head_dim=size(values, "head_width", where, 64),
         mlp_ratio=value(values, "mlp_ratio", float, where, 4.0),
         embed_dim=size(top, "embed_dim", where),
-    )
-
-
-def ecg_name(config: EcgConfig) -> str:
-    """Returns the `open_clip_config` that an exported ECG encoder goes by."""
-    official = EcgConfig.coca_vit_b_32()
-    same = ecg_json(config) == ecg_json(official)
-    return COCA_VIT_B_32 if same else "ecg_encoder"
-
-
-def ecg_json(config: EcgConfig) -> dict[str, Any]:
-    """Returns open_clip's model config of the ECG encoder (the text towers are not GEM's)."""
-    return {
-        "embed_dim": config.embed_dim,
-        "ecg_cfg": {
-            "seq_length": config.seq_length,
-            "lead_num": config.num_leads,
-            "layers": config.num_layers,
-            "width": config.width,
-            "head_width": config.head_dim,
-            "mlp_ratio": config.mlp_ratio,
-            "patch_size": config.patch_size,
-            "output_tokens": True,
-        },
-    }
-
-
-def write_vision(folder: Path, config: ClipConfig) -> None:
-    """Writes CLIP's config.json and preprocessor_config.json into `folder`."""
-    write_json(
-        folder / "config.json",
-        {
-            "architectures": ["CLIPVisionModel"],
-            "attention_dropout": 0.0,
-            "hidden_act": config.activation,
-            "hidden_size": config.hidden_dim,
-            "image_size": config.image_size,
-            "initializer_factor": 1.0,
-            "initializer_range": 0.02,
-            "intermediate_size": config.mlp_dim,
-            "layer_norm_eps": config.norm_eps,
-            "model_type": "clip_vision_model",
-            "num_attention_heads": config.num_heads,
-            "num_channels": 3,
-            "num_hidden_layers": config.num_layers,
-            "patch_size": config.patch_size,
-            # What transformers supposes: a vision model alone has no projection.
-            "projection_dim": 512,
-            "torch_dtype": config.param_dtype,
-            "transformers_version": TRANSFORMERS_VERSION,
-        },
-    )
-    write_json(
-        folder / "preprocessor_config.json",
-        {
-            "crop_size": {"height": config.image_size, "width": config.image_size},
-            "do_center_crop": True,
-            "do_convert_rgb": True,
-            "do_normalize": True,
-            "do_rescale": True,
-            "do_resize": True,
-            "image_mean": CLIP_MEAN,
-            "image_processor_type": "CLIPImageProcessor",
-            "image_std": CLIP_STD,
-            "resample": 3,  # Pillow's bicubic
-            "rescale_factor": 1 / 255,
-            "size": {"shortest_edge": config.image_size},
-        },
     )

@@ -6,6 +6,7 @@ Its parameters lie where the whole model has them, below `vision_tower` or `ecg_
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -16,13 +17,16 @@ from gem_jax.models.clip import ClipConfig, ClipEncoder
 from gem_jax.models.ecg import EcgConfig, EcgEncoder
 from gem_jax.weights.dtypes import all_in, with_dtype
 from gem_jax.weights.encoders import COCA_ECG, ecg_encoder, image_encoder
-from gem_jax.weights.files import Dtype, read_json, write_json
+from gem_jax.weights.files import Dtype, read_json
 from gem_jax.weights.filling import Source, require_fit, stacked, stored_dtypes
 from gem_jax.weights.layout import named_layout
 from gem_jax.weights.names import ecg_slots, vision_slots
 from gem_jax.weights.progress import nbytes, track
-from gem_jax.weights.stream import start_file, start_folder
-from gem_jax.weights.tower_config import ecg_json, ecg_name, read_ecg, read_vision, write_vision
+from gem_jax.weights.source import encoder_config, encoders_of
+from gem_jax.weights.stream import Writer, start_folder
+from gem_jax.weights.torch_file import TorchFile, start_torch_file
+from gem_jax.weights.tower_config import find_ecg_json, read_ecg, read_vision
+from gem_jax.weights.tower_export import ecg_name, write_ecg_json, write_vision
 from gem_jax.weights.write import plan_tensors, write_tensors
 from gem_jax.whole import whole_folder
 
@@ -74,7 +78,11 @@ def import_tower(source: Path, dest: Path, dtype: Dtype) -> Shapes:
     parameters = track(stacked(shapes, [tower.tensors]), nbytes(shapes), "import")
     if dest.is_dir():
         dest.rmdir()
-    origin = {"layout": "encoder", "name": source.resolve().name}
+    origin = {
+        "layout": "encoder",
+        "name": source.resolve().name,
+        "encoders": encoders_of(_config_file(source)),
+    }
     checkpoint.write_encoder(dest, config, parameters, origin)
     return shapes
 
@@ -90,8 +98,17 @@ def export_tower(located: checkpoint.Located, dest: Path, dtype: Dtype) -> Shape
     saved = checkpoint.saved_shapes(located)
     parameters = track(checkpoint.leaves(located, saved), nbytes(saved), "export")
     written = config if dtype == "keep" else with_dtype(config, dtype)
-    write_tower(dest, written, all_in(dtype, saved), parameters)
+    origin = checkpoint.read_source(located)
+    write_tower(dest, written, all_in(dtype, saved), parameters, origin)
     return saved
+
+
+def _config_file(source: Path) -> dict[str, Path]:
+    """Returns the file that tells the encoder's sizes, by its part."""
+    if not source.is_file():
+        return {"vision": source / "config.json"}
+    file = find_ecg_json(source.parent, None)
+    return {} if file is None else {"ecg": file}
 
 
 def _checked(where: Path, config: ClipConfig | EcgConfig, tensors: Source) -> Tower:
@@ -118,20 +135,23 @@ def write_tower(
     config: ClipConfig | EcgConfig,
     shapes: Shapes,
     leaves: Iterable[tuple[str, np.ndarray]],
+    source: Mapping[str, Any] | None = None,
 ) -> None:
-    """Writes the folder `dest` in one step: a CLIPVisionModel, or NAME.json and NAME.safetensors.
+    """Writes the folder `dest` in one step: a CLIPVisionModel, or NAME.json and NAME.pt.
 
-    The latter is what GEM's mm_ecg_tower and open_clip_config name. `shapes` has the dtypes that
-    are written; of `leaves`, (path, parameter), one is held at a time.
+    The latter are what GEM's open_clip_config and mm_ecg_tower name. `shapes` has the dtypes that
+    are written; of `leaves`, (path, parameter), one is held at a time; `source` is what the
+    checkpoint keeps of its origin.
     """
+    writer: Writer | TorchFile
     with whole_folder(dest) as folder:
         if isinstance(config, ClipConfig):
-            write_vision(folder, config)
+            write_vision(folder, config, encoder_config(source, "vision"))
             slots = vision_slots(config, "")
             writer = start_folder(folder, plan_tensors(slots, shapes))
         else:
             name = ecg_name(config)
-            write_json(folder / f"{name}.json", ecg_json(config))
+            write_ecg_json(folder, name, config, encoder_config(source, "ecg"))
             slots = ecg_slots(config, COCA_ECG)
-            writer = start_file(folder / f"{name}.safetensors", plan_tensors(slots, shapes))
+            writer = start_torch_file(folder / f"{name}.pt", plan_tensors(slots, shapes))
         write_tensors([(writer, slots)], leaves)

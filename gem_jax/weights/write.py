@@ -12,19 +12,19 @@ from flax import traverse_util
 
 from gem_jax.models.gem import GemConfig
 from gem_jax.weights.dtypes import converted
+from gem_jax.weights.encoders import COCA_ECG
 from gem_jax.weights.files import SHARD_BYTES, write_json
 from gem_jax.weights.hf_export import ECG_DIR, VISION_DIR, config_json, generation_json
 from gem_jax.weights.model_card import describe, model_card
 from gem_jax.weights.names import Slot, ecg_slots, gem_slots, official_shape, vision_slots
-from gem_jax.weights.stream import Plan, Writer, start_file, start_folder
-from gem_jax.weights.tower_config import ecg_json, write_vision
+from gem_jax.weights.source import encoder_config
+from gem_jax.weights.stream import Plan, Writer, start_folder
+from gem_jax.weights.torch_file import TorchFile, start_torch_file
+from gem_jax.weights.tower_export import ecg_name, write_ecg_json, write_vision
 from gem_jax.whole import whole_folder
 
-# The names under which the encoder's pretraining saves it.
-ECG_FILE_PREFIX = "module.ecg."
-
 # A file or folder, and which of our parameters fills each of its tensors.
-Target = tuple[Writer, Mapping[str, Slot]]
+Target = tuple[Writer | TorchFile, Mapping[str, Slot]]
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,6 @@ def write_official(dest: Path, export: Export, leaves: Iterable[tuple[str, np.nd
     """
     config = export.config
     values = config_json(config, export.source)
-    named = Path(values.get("mm_ecg_tower", "")).stem
     with whole_folder(dest) as folder:
         write_json(folder / "config.json", values)
         write_json(folder / "generation_config.json", generation_json(config, export.source))
@@ -59,8 +58,10 @@ def write_official(dest: Path, export: Export, leaves: Iterable[tuple[str, np.nd
         for path in sorted(export.tokenizer.iterdir()):
             shutil.copyfile(path, folder / path.name)
         slots = gem_slots(config)
-        whole = start_folder(folder, plan_tensors(slots, export.shapes), export.shard_bytes)
-        write_tensors([(whole, slots), *_towers(folder, export, named)], leaves)
+        counts = (export.source or {}).get("shards", ())
+        plan = plan_tensors(slots, export.shapes)
+        whole = start_folder(folder, plan, export.shard_bytes, counts)
+        write_tensors([(whole, slots), *_towers(folder, export, values)], leaves)
 
 
 def write_gem(
@@ -92,29 +93,32 @@ def write_tensors(targets: list[Target], leaves: Iterable[tuple[str, np.ndarray]
         writer.finish()
 
 
-def _write_layers(writer: Writer, slots: Mapping[str, Slot], stacked: np.ndarray) -> None:
+def _write_layers(
+    writer: Writer | TorchFile, slots: Mapping[str, Slot], stacked: np.ndarray
+) -> None:
     for name, slot in slots.items():
         ours = stacked if slot.layer is None else stacked[slot.layer]
         tensor = ours if slot.axes is None else ours.transpose(np.argsort(slot.axes))
-        writer.write(name, converted(name, tensor, np.dtype(writer.places[name].dtype)))
+        writer.write(name, converted(name, tensor, np.dtype(writer.dtype(name))))
 
 
-def _towers(folder: Path, export: Export, ecg_name: str) -> list[Target]:
+def _towers(folder: Path, export: Export, values: Mapping[str, Any]) -> list[Target]:
     """Returns the towers' files, where config.json points to, as the original expects them."""
     config = export.config
     targets: list[Target] = []
     if config.vision is not None:
         vision = folder / VISION_DIR
         vision.mkdir()
-        write_vision(vision, config.vision)
+        write_vision(vision, config.vision, encoder_config(export.source, "vision"))
         slots = vision_slots(config.vision, "")
         plan = plan_tensors(slots, export.shapes)
         targets.append((start_folder(vision, plan, export.shard_bytes), slots))
     if config.ecg is not None:
         ecg = folder / ECG_DIR
         ecg.mkdir()
-        write_json(ecg / f"{ecg_name}.json", ecg_json(config.ecg))
-        slots = ecg_slots(config.ecg, ECG_FILE_PREFIX)
-        file = ecg / f"{ecg_name}.safetensors"
-        targets.append((start_file(file, plan_tensors(slots, export.shapes)), slots))
+        name = values.get("open_clip_config") or ecg_name(config.ecg)
+        write_ecg_json(ecg, name, config.ecg, encoder_config(export.source, "ecg"))
+        slots = ecg_slots(config.ecg, COCA_ECG)
+        file = folder / values["mm_ecg_tower"]
+        targets.append((start_torch_file(file, plan_tensors(slots, export.shapes)), slots))
     return targets
