@@ -4,7 +4,7 @@ REFERENCE.npz: `cases`, JSON {"forward": [names], "generate": [names]}; inputs t
 `ecgs` (S, L, N), and `images` (S, C, H, W) or `pixel_values_<i>` (tiles, C, H, W) with
 `image_sizes` (S, 2: width, height); then CASE.NAME and gen.CASE.NAME for the names of the tables in
 reference_checks.py, optionally CASE.tiles (only the first tiles of an image) and
-gen.CASE.eos_token_id. What the model does not take is absent.
+gen.CASE.eos_token_id. What the model does not take is absent, `slots` and `config` too.
 Axes: B rows, T tokens, M tokens after merging, V vocabulary, S stored inputs.
 """
 
@@ -20,7 +20,7 @@ from jaxtyping import Bool, Float, Int
 
 from gem_jax.config import ConfigError
 from gem_jax.models.gem import GemConfig
-from gem_jax.reference_checks import malformed, misfits
+from gem_jax.reference_checks import completed, malformed, misfits
 from gem_jax.tokens import IGNORED
 
 
@@ -87,6 +87,7 @@ def read_reference(path: Path, config: GemConfig) -> Reference:
     """Returns the reference in `path`; ReferenceFileError names all that does not fit the model."""
     arrays = _arrays(path)
     names = _cases(path, arrays)
+    arrays = completed(arrays, names)
     problems = [*malformed(arrays, names)] or [*misfits(arrays, names, config)]
     if problems:
         raise ReferenceFileError(f"{path}: {'; '.join(problems)}")

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int
 
 from gem_jax.image_keys import image_mode, pinpoints
 from gem_jax.inputs import Medium, features_of, stack
@@ -70,11 +71,23 @@ def batch_of(
         raise ReferenceFileError(f"{case}: {error}") from error
     texts = zip(inputs.ids, inputs.labels, inputs.mask, features, strict=True)
     merged = [
-        merge(Encoded(ids[mask], (labels != IGNORED)[mask], case), own).cut(longest)
+        [merge(one, own).cut(longest) for one in _asked_and_taught(ids[mask], labels[mask], case)]
         for ids, labels, mask, own in texts
     ]
-    length = max(len(row.tokens) for row in merged)
-    return stack(config, capacity, [row.padded(length) for row in merged], media)
+    length = max(len(asked.tokens) for asked, _ in merged)
+    rows = [
+        dataclasses.replace(asked.padded(length), targets=taught.padded(length).targets)
+        for asked, taught in merged
+    ]
+    return stack(config, capacity, rows, media)
+
+
+def _asked_and_taught(
+    ids: Int[np.ndarray, "T"], labels: Int[np.ndarray, "T"], case: str
+) -> tuple[Encoded, Encoded]:
+    """Returns a row as it is read, and with its labels, which may be other tokens."""
+    learn = (labels != IGNORED) & (ids != IMAGE_TOKEN)
+    return Encoded(ids, learn, case), Encoded(np.where(learn, labels, ids), learn, case)
 
 
 def _medium(config: GemConfig, reference: Reference, slot: int, tiles: int | None) -> Medium:

@@ -29,6 +29,8 @@ GENERATE = {
     "max_new_tokens": ("iu", 0),
     "new_tokens": ("iu", 1),
 }
+# What a case without placeholders, and one that sets nothing, may leave out.
+ABSENT = {"slots": np.zeros(0, np.int64), "config": np.array("{}")}
 KINDS = {"b": "booleans", "i": "integers", "u": "integers", "f": "floats", "U": "text"}
 
 
@@ -36,6 +38,19 @@ def _prefixes(names: Mapping[str, list[str]]) -> Iterator[tuple[str, dict[str, t
     """Yields what stands before the keys of each case, and the arrays it must have."""
     yield from ((f"{name}.", FORWARD) for name in names["forward"])
     yield from ((f"gen.{name}.", GENERATE) for name in names["generate"])
+
+
+def completed(
+    arrays: Mapping[str, np.ndarray], names: Mapping[str, list[str]]
+) -> dict[str, np.ndarray]:
+    """Returns the arrays, and what a case may leave out as it is meant."""
+    absent = {
+        prefix + key: ABSENT[key]
+        for prefix, table in _prefixes(names)
+        for key in ABSENT
+        if key in table
+    }
+    return {**absent, **arrays}
 
 
 def malformed(arrays: Mapping[str, np.ndarray], names: Mapping[str, list[str]]) -> Iterator[str]:
@@ -136,8 +151,12 @@ def _forward_misfits(
         if case[key].shape != shape:
             yield f"{prefix}{key}: got shape {case[key].shape}, expected {shape}"
     labels, ids = case["labels"], case["input_ids"]
-    if labels.shape == ids.shape and not ((labels == IGNORED) | (labels == ids)).all():
-        yield f"{prefix}labels: got other tokens, expected those of input_ids, or {IGNORED}"
+    known = (labels >= 0) & (labels < config.llm.vocab_size) | (labels == IGNORED)
+    if labels.shape == ids.shape and len(wrong := labels[~known & (ids != IMAGE_TOKEN)]):
+        yield (
+            f"{prefix}labels: got {wrong[0]}, expected {IGNORED}, or 0 to "
+            f"{config.llm.vocab_size - 1}"
+        )
     try:
         overrides = json.loads(str(case["config"][()]))
     except (ValueError, RecursionError) as error:

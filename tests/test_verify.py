@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 
 from gem_jax import checkpoint, cli, verify
+from gem_jax.models.gem import Batch
 from gem_jax.reference import ReferenceFileError, read_reference
+from gem_jax.reference_checks import ABSENT
 from gem_jax.weights import load
 from gem_jax.weights.read import read_gem
 
@@ -149,6 +151,57 @@ def test_a_language_model_alone_answers_text_as_the_whole_model(loaded, tmp_path
     assert found.tokens
 
 
+def text_case(config, params) -> dict:
+    """A reference of two rows of text, from our own model; each row's last four are learnt."""
+    ids = np.random.default_rng(0).integers(3, 300, (2, 6))
+    ones = np.ones_like(ids)
+    positions = np.broadcast_to(np.arange(6), ids.shape)
+    batch = Batch(ids, positions, ones, -ones, ids, ones > 0, ecg=None, image=None)
+    with jax.default_matmul_precision("highest"):
+        logits = np.asarray(verify._logits(config, params, batch), np.float32)
+    labels = np.where(np.arange(6) < 2, -100, ids)
+    said = jax.nn.log_softmax(logits)[:, 1:-1]
+    case = {
+        "input_ids": ids,
+        "attention_mask": ones,
+        "labels": labels,
+        "slots": np.zeros(0, int),
+        "config": np.array("{}"),
+        "merged_attention_mask": ones,
+        "merged_labels": labels,
+        "logits": logits,
+        "loss": -np.take_along_axis(said, ids[:, 2:, None], -1).mean(dtype=np.float32),
+    }
+    cases = {"cases": np.array(json.dumps({"forward": ["said"]}))}
+    return cases | {f"said.{key}": np.asarray(array) for key, array in case.items()}
+
+
+def test_a_reference_of_text_may_leave_out_slots_and_config(loaded, tmp_path):
+    config, params = loaded
+    arrays = text_case(config, params)
+    (whole,) = compared(loaded, tmp_path, arrays)
+    left = {key: array for key, array in arrays.items() if key.split(".")[-1] not in ABSENT}
+    assert len(left) == len(arrays) - 2
+    (found,) = compared(loaded, tmp_path, left)
+    assert found == whole and found.within(1e-4)
+
+
+def test_the_loss_is_that_of_the_labels_whatever_the_input_says(loaded, tmp_path):
+    config, params = loaded
+    arrays = text_case(config, params)
+    ids, labels = arrays["said.input_ids"], np.full((2, 6), -100)
+    labels[0, 3], labels[1, 2:5] = 9, 400
+    chosen = [(0, 2, 9), (1, 1, 400), (1, 2, 400), (1, 3, 400)]
+    said = jax.nn.log_softmax(arrays["said.logits"])
+    loss = -np.mean([said[at] for at in chosen]).astype(np.float32)
+    assert not (ids == labels).any()
+    other = arrays | {"said.labels": labels, "said.merged_labels": labels}
+    (found,) = compared(loaded, tmp_path, other | {"said.loss": loss})
+    assert found.within(1e-4)
+    (control,) = compared(loaded, tmp_path, other)
+    assert control.labels and control.logits < 1e-4 < control.loss
+
+
 def test_damaged_weights_and_nan_are_found(loaded, tmp_path):
     _, params = loaded
     arrays = small({"forward": ["main"]})
@@ -174,10 +227,14 @@ def test_a_corrupted_reference_is_exit_status_1(imported, tmp_path, capsys):
 
 
 BAD = {
-    "main.slots: missing": lambda a: {k: v for k, v in a.items() if k != "main.slots"},
+    "main.logits: missing": lambda a: {k: v for k, v in a.items() if k != "main.logits"},
+    "main.slots: got 0, expected one for each of 2": lambda a: (
+        {k: v for k, v in a.items() if k != "main.slots"}
+    ),
     "main.logits: got float32 with 2 axes": lambda a: a | {"main.logits": a["main.logits"][0]},
     "main.labels: got shape": lambda a: a | {"main.labels": a["main.labels"][:, 1:]},
-    "main.labels: got other tokens": lambda a: changed(a, "main.labels", put((0, 9), 5)),
+    "main.labels: got -7, expected": lambda a: changed(a, "main.labels", put((0, 9), -7)),
+    "main.labels: got 600, expected": lambda a: changed(a, "main.labels", put((0, 9), 600)),
     "main.slots: got 1, expected one for each of 2": lambda a: (
         a | {"main.slots": a["main.slots"][:1]}
     ),
