@@ -27,6 +27,7 @@ FILES = (
     SETTINGS,
     "special_tokens_map.json",
     "added_tokens.json",
+    "chat_template.jinja",
 )
 # Qwen2's words: as GPT-2's, but every digit is one, and line ends stay with what precedes them.
 QWEN_WORDS = (
@@ -36,8 +37,8 @@ QWEN_WORDS = (
 
 
 @dataclass(frozen=True)
-class BytePieces:
-    """A byte-level BPE of `tokenizers`."""
+class FastPieces:
+    """A tokenizer of the library `tokenizers`, of any kind: byte-level BPE, Unigram, metaspaces."""
 
     inner: tokenizers.Tokenizer
 
@@ -56,7 +57,7 @@ class BytePieces:
 class Tokenizer:
     """Text to ids and back. A special token that the tokenizer has not is None."""
 
-    engine: SentencePieces | BytePieces
+    engine: SentencePieces | FastPieces
     vocabulary: Mapping[str, int] = field(repr=False)
     special: Mapping[str, int]
     """Tokens that never come from ordinary text."""
@@ -114,6 +115,18 @@ def load_tokenizer(folder: Path) -> Tokenizer:
         ConfigError: when there is none, or it cannot be read.
     """
     files = {name: (folder / name).read_bytes() for name in FILES if (folder / name).is_file()}
+    try:
+        return _of_files(files, folder)
+    except ConfigError:
+        raise
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ConfigError(
+            f"{folder}: got {type(error).__name__} {error} in the tokenizer's settings, expected "
+            "them as transformers writes them"
+        ) from error
+
+
+def _of_files(files: dict[str, bytes], folder: Path) -> Tokenizer:
     if "tokenizer.model" in files:
         return _from_sentencepiece(files, folder)
     if "tokenizer.json" in files:
@@ -165,11 +178,12 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
         SETTINGS: _as_json(settings),
         "special_tokens_map.json": _as_json(names),
     }
-    return _of_bytes(inner, files, Path())
+    return _of_fast(inner, files, Path())
 
 
 def _from_sentencepiece(files: dict[str, bytes], folder: Path) -> Tokenizer:
     settings = _settings(files, folder)
+    _json(files, "tokenizer.json", folder)  # unused here, but not for whoever gets the folder
     try:
         plain = SentencePieces(files["tokenizer.model"], legacy=True, special={})
         size, processor = plain.num_pieces, plain.processor
@@ -197,7 +211,7 @@ def _from_json(files: dict[str, bytes], folder: Path) -> Tokenizer:
         raise ConfigError(
             f"{folder / 'tokenizer.json'}: got {error}, expected a tokenizer.json"
         ) from error
-    return _of_bytes(inner, files, folder)
+    return _of_fast(inner, files, folder)
 
 
 def _from_merges(files: dict[str, bytes], folder: Path) -> Tokenizer:
@@ -226,20 +240,20 @@ def _from_merges(files: dict[str, bytes], folder: Path) -> Tokenizer:
                 f"{folder / SETTINGS}: {token}: got id {id}, expected {got}, the next after the "
                 "vocabulary"
             )
-    return _of_bytes(inner, files, folder)
+    return _of_fast(inner, files, folder)
 
 
-def _of_bytes(inner: tokenizers.Tokenizer, files: dict[str, bytes], folder: Path) -> Tokenizer:
+def _of_fast(inner: tokenizers.Tokenizer, files: dict[str, bytes], folder: Path) -> Tokenizer:
     added = inner.get_added_tokens_decoder()
     special = {token.content: id for id, token in added.items() if token.special}
     adds_bos = _settings(files, folder).get("add_bos_token")
     if adds_bos is None:
         adds_bos = bool(inner.encode("").ids)
-    return _tokenizer(BytePieces(inner), inner.get_vocab(), special, files, folder, {}, adds_bos)
+    return _tokenizer(FastPieces(inner), inner.get_vocab(), special, files, folder, {}, adds_bos)
 
 
 def _tokenizer(
-    engine: SentencePieces | BytePieces,
+    engine: SentencePieces | FastPieces,
     vocabulary: Mapping[str, int],
     special: Mapping[str, int],
     files: dict[str, bytes],
@@ -260,7 +274,7 @@ def _tokenizer(
 
 def _added(files: dict[str, bytes], folder: Path) -> dict[str, int]:
     """Returns the tokens that the settings add to the vocabulary."""
-    decoder = _settings(files, folder).get("added_tokens_decoder", {})
+    decoder = _settings(files, folder).get("added_tokens_decoder") or {}
     added = {str(_content(token)): int(id) for id, token in decoder.items()}
     return {**_json(files, "added_tokens.json", folder), **added}
 

@@ -291,7 +291,7 @@ LINEAR = {f"{MM}.weight": np.ones((64, 64), "f4"), f"{MM}.bias": np.ones(64, "f4
 ABSENT = {
     "half a layer": (
         *(LLAMA, lambda w: without(w, PROJECTOR[3])),
-        [f"1 tensors are missing: {PROJECTOR[3]}"],
+        [f"1 tensor is missing: {PROJECTOR[3]}"],
     ),
     "one layer instead of two": (
         *(LLAMA, lambda w: without(w, *PROJECTOR) | LINEAR),
@@ -299,11 +299,11 @@ ABSENT = {
     ),
     "no newline": (
         *(ANYRES, lambda w: without(w, "model.image_newline")),
-        ["1 tensors are missing: model.image_newline"],
+        ["1 tensor is missing: model.image_newline"],
     ),
     "one that is not used": (
         *(LLAMA, lambda w: w | {f"{MM}.4.weight": np.ones((64, 64), "f4")}),
-        [f"1 unknown tensors: {MM}.4.weight"],
+        [f"1 unknown tensor: {MM}.4.weight"],
     ),
 }
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from gem_jax import cli
-from gem_jax.weights.files import INDEX, SINGLE
+from gem_jax import cli, orbax_leaves
+from gem_jax.weights.files import INDEX, SINGLE, WeightsError
 from test_weights_files import evil, mapping, save_torch
 
 LLAMA = Path(__file__).parent / "goldens" / "gem_llama_tiny"
@@ -40,6 +40,11 @@ def change(folder: Path, **tensors: np.ndarray) -> None:
     index(folder, **dict.fromkeys(tensors, LAST))
 
 
+def configure(folder: Path, **sizes: int) -> None:
+    values = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(values | sizes))
+
+
 def typed(dtype) -> dict[str, np.ndarray]:
     return {NAME: np.ones((512, 64), np.float32).astype(dtype)}
 
@@ -61,14 +66,20 @@ def put_tower(folder: Path) -> None:
 
 
 SPOILT = {
-    "missing shard": (lambda f: (f / SHARD).unlink(), f"{SHARD} cannot be read"),
+    "missing shard": (
+        lambda f: (f / SHARD).unlink(),
+        f"{SHARD} cannot be read: there is no such file; fetch it again",
+    ),
     "missing index": (lambda f: (f / INDEX).unlink(), "got no weights, expected one of"),
     "truncated shard": (lambda f: truncate(f / SHARD, 100), f"{SHARD} cannot be read"),
     "empty shard": (lambda f: (f / SHARD).write_bytes(b""), f"{SHARD} cannot be read"),
     "truncated index": (lambda f: truncate(f / INDEX, 9), f"{INDEX}: got "),
     "truncated config": (lambda f: truncate(f / "config.json", 9), "config.json: got "),
     "float16 among float32": (lambda f: change(f, **typed("f2")), f"{NAME}: got float16, expected"),
-    "float64": (lambda f: change(f, **typed("f8")), f"{NAME} has dtype F64, expected one of"),
+    "float64": (
+        lambda f: change(f, **typed("f8")),
+        f"{NAME} has dtype F64, expected one of float32, float16, bfloat16; save it again",
+    ),
     "integers": (lambda f: change(f, **typed("i4")), f"{NAME}: got int32, expected"),
     "float8": (
         lambda f: change(f, **typed(ml_dtypes.float8_e5m2)),
@@ -76,7 +87,7 @@ SPOILT = {
     ),
     "extra tensor": (
         lambda f: change(f, **{"model.adapter.weight": np.ones(3, "f4")}),
-        "1 unknown tensors: model.adapter.weight",
+        "import: checkpoint: 1 unknown tensor: model.adapter.weight",
     ),
     "index outside": (
         lambda f: index(f, **{NAME: "../other.safetensors"}),
@@ -98,6 +109,25 @@ SPOILT = {
         lambda f: put_pickle(f, mapping(a=b"cargparse\nNamespace\n)R")),
         "asks for 'argparse.Namespace'",
     ),
+    "tokenizer.model": (
+        lambda f: (f / "tokenizer.model").write_bytes(b"{"),
+        "tokenizer.model: got",
+    ),
+    "tokenizer.json": (lambda f: (f / "tokenizer.json").write_text("{"), "tokenizer.json: got"),
+    "no tokenizer": (lambda f: (f / "tokenizer.model").unlink(), "got no tokenizer, expected one"),
+    "deep config": (lambda f: (f / "config.json").write_text("[" * 100000), "config.json: got "),
+    "vocabulary without end": (
+        lambda f: configure(f, vocab_size=10**12),
+        "vocab_size: got 1000000000000, expected at most",
+    ),
+    "layers without end": (
+        lambda f: configure(f, num_hidden_layers=10**9),
+        "num_hidden_layers: got 1000000000, expected at most",
+    ),
+    "more layers than tensors": (
+        lambda f: configure(f, num_hidden_layers=1000),
+        "tensors are missing: model.layers.",
+    ),
     "malicious image encoder": (put_tower, "asks for 'os.system'"),
 }
 
@@ -116,7 +146,21 @@ def refused(capsys, *args) -> str:
 def test_a_malformed_checkpoint_is_refused_and_leaves_nothing(case, folder, capsys):
     spoil, message = SPOILT[case]
     spoil(folder)
-    assert message in refused(capsys, folder, "dest")
+    assert message in refused(capsys, folder.name, "dest")
+
+
+def test_a_link_that_leads_nowhere_is_no_new_folder(folder, capsys):
+    Path("dest").symlink_to("nowhere")
+    (folder / "config.json").unlink()  # what is said of it would come later
+    assert "dest: exists, expected a new folder" in refused(capsys, folder, "dest")
+
+
+def test_the_folder_above_is_not_left_behind(folder, capsys, monkeypatch):
+    def broken(*_):
+        raise WeightsError("broken on the way")
+
+    monkeypatch.setattr(orbax_leaves, "write", broken)
+    assert "broken on the way" in refused(capsys, folder, "new/newer/dest")
 
 
 def test_a_malicious_ecg_encoder_is_refused_and_not_executed(folder, capsys):

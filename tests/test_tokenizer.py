@@ -176,6 +176,10 @@ def test_a_tokenizer_crosses_to_another_process(kind, tokenizers):
         ("qwen", "merges.txt", b"a b c d\n", "expected a vocabulary and its merges"),
         ("qwen", "tokenizer.json", b"{}", "expected a tokenizer.json"),
         ("qwen", "tokenizer_config.json", b'{"tokenizer_class": "Bart"}', "'Bart'"),
+        ("llama", "tokenizer.json", b"{", "tokenizer.json: got"),
+        ("llama", "tokenizer_config.json", b'{"added_tokens_decoder": {"a": {}}}', "settings"),
+        ("qwen", "tokenizer_config.json", b'{"added_tokens_decoder": [1]}', "settings"),
+        ("qwen", "tokenizer_config.json", b'{"tokenizer_class": 7}', "settings"),
         ("qwen", "added_tokens.json", b'{"<new>": 700}', "got id 700, expected 499"),
     ],
 )

@@ -214,6 +214,6 @@ def test_missing_and_unknown_tensors_are_told_at_once(tmp_path):
     assert cli.main(["import", str(tmp_path / "encoder.safetensors"), str(tmp_path / "o")]) == 2
     with pytest.raises(WeightsError) as refused:
         load.main(tmp_path / "encoder.safetensors", tmp_path / "ours")
-    assert "1 tensors are missing: module.ecg.proj" in str(refused.value)
-    assert "1 unknown tensors: module.ecg.extra" in str(refused.value)
+    assert "1 tensor is missing: module.ecg.proj" in str(refused.value)
+    assert "1 unknown tensor: module.ecg.extra" in str(refused.value)
     assert not (tmp_path / "ours").exists()

@@ -417,8 +417,8 @@ def test_a_missing_and_an_unknown_tensor_go_by_the_folders_own_names(tmp_path):
     save_file(tensors, tmp_path / "model.safetensors")
     with pytest.raises(WeightsError) as refused:
         read_gem(tmp_path)
-    assert "1 tensors are missing: image_newline" in str(refused.value)
-    assert "1 unknown tensors: model.vision_tower.vision_model.head.weight" in str(refused.value)
+    assert "1 tensor is missing: image_newline" in str(refused.value)
+    assert "1 unknown tensor: model.vision_tower.vision_model.head.weight" in str(refused.value)
 
 
 def test_a_tied_head_may_be_stored_and_must_be_the_table(tmp_path):
@@ -428,7 +428,7 @@ def test_a_tied_head_may_be_stored_and_must_be_the_table(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(values))
     tensors = load_file(tmp_path / "model.safetensors")
     head, table = "language_model.lm_head.weight", "language_model.model.embed_tokens.weight"
-    with pytest.raises(WeightsError, match=f"1 unknown tensors: {head}"):
+    with pytest.raises(WeightsError, match=f"1 unknown tensor: {head}"):
         read_gem(tmp_path)
     save_file(tensors | {head: tensors[table]}, tmp_path / "model.safetensors")
     config, params = read_gem(tmp_path)

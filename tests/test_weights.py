@@ -180,7 +180,7 @@ def test_a_tied_head_that_repeats_the_embedding_is_taken(tmp_path):
     read_gem(tmp_path / "exported")
     tensors["lm_head.weight"] = tensors["lm_head.weight"] + 1
     save_file(tensors, tmp_path / "exported" / SINGLE)
-    with pytest.raises(WeightsError, match=r"1 unknown tensors: lm_head\.weight"):
+    with pytest.raises(WeightsError, match=r"1 unknown tensor: lm_head\.weight"):
         read_gem(tmp_path / "exported")
 
 
@@ -307,8 +307,8 @@ def test_all_wrong_tensors_are_named_at_once(folder, tmp_path):
     with pytest.raises(WeightsError) as caught:
         load.main(folder, tmp_path / "dest")
     for part in (
-        "1 tensors are missing: model.mm_projector.2.bias",
-        "1 unknown tensors: model.image_newlines",
+        "1 tensor is missing: model.mm_projector.2.bias",
+        "1 unknown tensor: model.image_newlines",
         "lm_head.weight: got shape (500, 64), expected (512, 64)",
         "model.mm_projector.0.bias: got float16, expected float32",
     ):
@@ -319,7 +319,7 @@ def test_all_wrong_tensors_are_named_at_once(folder, tmp_path):
 
 def test_a_newline_is_kept_where_unused_and_missed_where_used(folder):
     set_key(folder, "mm_patch_merge_type", "spatial_unpad")
-    with pytest.raises(WeightsError, match=r"1 tensors are missing: model\.image_newline"):
+    with pytest.raises(WeightsError, match=r"1 tensor is missing: model\.image_newline"):
         read_gem(folder)
     newline = np.arange(64, dtype=np.float32)
     edit(folder, 5, lambda tensors: tensors.update({"model.image_newline": newline}))

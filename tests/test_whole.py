@@ -24,6 +24,19 @@ def test_an_error_leaves_nothing(kind, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_an_error_leaves_no_new_folder_above_it_but_those_of_others(tmp_path):
+    (tmp_path / "old").mkdir()
+    for name in ("old/new/newer", "new/newer/newest"):
+        with pytest.raises(ValueError, match="ours"), whole_folder(tmp_path / name):
+            raise ValueError("ours")
+    assert [path.name for path in tmp_path.iterdir()] == ["old"]
+    assert not list((tmp_path / "old").iterdir())
+    with pytest.raises(ValueError, match="ours"), whole_folder(tmp_path / "new" / "a" / "b"):
+        (tmp_path / "new" / "theirs").touch()
+        raise ValueError("ours")
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["new", "old", "theirs"]
+
+
 def test_what_an_earlier_run_left_is_not_taken_over(tmp_path):
     (tmp_path / "dest.partial").mkdir()
     (tmp_path / "dest.partial" / "old").touch()

@@ -72,8 +72,9 @@ def some(items: list[str], separator: str = ", ") -> str:
 
 
 def require_free(dest: Path) -> None:
-    """Raises WeightsError unless `dest` is new or an empty folder."""
-    if dest.exists() and not (dest.is_dir() and not any(dest.iterdir())):
+    """Raises WeightsError unless `dest` is new or an empty folder; a link is neither."""
+    taken = dest.is_symlink() or dest.exists()
+    if taken and (dest.is_symlink() or not dest.is_dir() or any(dest.iterdir())):
         raise WeightsError(f"{dest}: exists, expected a new folder; remove it or name another")
 
 
@@ -111,6 +112,9 @@ def open_files(folder: Path, files: list[str], index: dict[str, str] | None) -> 
     for path in (folder / file for file in files):
         try:
             found = open_pickle(path) if path.suffix in PICKLES else _header(path)
+        except FileNotFoundError:
+            problems.append(f"{path.name} cannot be read: there is no such file; fetch it again")
+            continue
         except (SafetensorError, PickleError, OSError) as error:
             problems.append(f"{path.name} cannot be read ({error})")
             continue
@@ -120,7 +124,8 @@ def open_files(folder: Path, files: list[str], index: dict[str, str] | None) -> 
         problems = _misplaced(index, {name: entry.file.name for name, entry in entries.items()})
     known = {*DTYPES.values(), *TABLE_DTYPES.values()}
     problems += [
-        f"{name} has dtype {entry.dtype}, expected one of {', '.join(DTYPES.values())}"
+        f"{name} has dtype {entry.dtype}, expected one of {', '.join(DTYPES.values())}; save it "
+        "again as one of them"
         for name, entry in entries.items()
         if entry.dtype not in known
     ]

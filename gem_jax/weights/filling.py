@@ -22,7 +22,7 @@ EMBEDDING = "llm/embed_tokens/embedding"
 
 def require_fit(where: Path, sources: list[Source], shapes: Shapes) -> None:
     """Raises one WeightsError that names every tensor that does not fit its slot."""
-    refuse(where, [text for shards, slots in sources for text in _problems(shards, slots, shapes)])
+    refuse(where, _all_problems(where, sources, shapes))
 
 
 def stacked(shapes: Shapes, sources: list[Source]) -> Iterator[tuple[str, np.ndarray]]:
@@ -54,6 +54,16 @@ def _leaf(leaf: jax.ShapeDtypeStruct, rows: list[tuple[Shards, str, Slot]]) -> n
     return array
 
 
+def _all_problems(where: Path, sources: list[Source], shapes: Shapes) -> list[str]:
+    """Returns what does not fit; what lies elsewhere than `where` is told with its folder."""
+    folder = where.parent if where.is_file() else where
+    return [
+        text if shards.folder == folder else f"{shards.folder}: {text}"
+        for shards, slots in sources
+        for text in _problems(shards, slots, shapes)
+    ]
+
+
 def _problems(shards: Shards, slots: dict[str, Slot], shapes: Shapes) -> Iterator[str]:
     entries = shards.entries
     missing = [name for name in slots if name not in entries]
@@ -65,9 +75,10 @@ def _problems(shards: Shards, slots: dict[str, Slot], shapes: Shapes) -> Iterato
         and not _is_tied_head(shards, slots, name)
     ]
     if missing:
-        yield f"{shards.folder}: {len(missing)} tensors are missing: {some(missing)}"
+        are = "1 tensor is" if len(missing) == 1 else f"{len(missing)} tensors are"
+        yield f"{are} missing: {some(missing)}"
     if unknown:
-        yield f"{shards.folder}: {len(unknown)} unknown tensors: {some(unknown)}"
+        yield f"{len(unknown)} unknown tensor{'s' * (len(unknown) > 1)}: {some(unknown)}"
     dtypes: dict[str, str] = {}
     for name, slot in slots.items():
         if name in entries:

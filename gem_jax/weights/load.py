@@ -13,16 +13,6 @@ from gem_jax.weights.files import Dtype, WeightsError, require_free
 if TYPE_CHECKING:
     from gem_jax.weights.read import Added
 
-TOKENIZER_FILES = (
-    "tokenizer.model",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "chat_template.jinja",
-)
 TOKENIZERS = ("tokenizer.model", "tokenizer.json", "vocab.json")
 
 
@@ -81,7 +71,7 @@ def _import_model(
     """Writes the checkpoint `dest` of a model; returns the shapes of what it holds, by path."""
     from gem_jax import checkpoint
     from gem_jax.templates import TEMPLATES
-    from gem_jax.tokenizer import load_tokenizer
+    from gem_jax.tokenizer import FILES, load_tokenizer
     from gem_jax.tokens import require_template
     from gem_jax.weights.dtypes import retyped
     from gem_jax.weights.progress import nbytes, track
@@ -90,20 +80,22 @@ def _import_model(
 
     if not (source / "config.json").is_file():
         raise WeightsError(f"{source}: got no config.json, expected the folder of a checkpoint")
-    tokenizer = _tokenizer_files(source)
+    _require_tokenizer(source)
+    tokenizer = load_tokenizer(source)
     if template is not None:
         if template not in TEMPLATES:
             expected = ", ".join(sorted(TEMPLATES))
             raise WeightsError(f"--template: got {template!r}, expected one of {expected}")
-        require_template(load_tokenizer(source), template, str(source))
+        require_template(tokenizer, template, str(source))
     plan = plan_import(source, added)
     config = retyped(plan.config, dtype)
     config = dataclasses.replace(config, template=template or config.template)
     plan = dataclasses.replace(plan, config=config)
     shapes = filled_shapes(plan)
     with tempfile.TemporaryDirectory() as folder:
-        for path in tokenizer:
-            shutil.copyfile(path, Path(folder) / path.name)
+        for name in FILES:
+            if (source / name).is_file():
+                shutil.copyfile(source / name, Path(folder) / name)
         parameters = track(leaves(plan), nbytes(shapes), "import")
         if dest.is_dir():
             dest.rmdir()
@@ -111,8 +103,6 @@ def _import_model(
     return shapes
 
 
-def _tokenizer_files(source: Path) -> list[Path]:
-    found = [source / name for name in TOKENIZER_FILES if (source / name).is_file()]
-    if not any(path.name in TOKENIZERS for path in found):
+def _require_tokenizer(source: Path) -> None:
+    if not any((source / name).is_file() for name in TOKENIZERS):
         raise WeightsError(f"{source}: got no tokenizer, expected one of {', '.join(TOKENIZERS)}")
-    return found
