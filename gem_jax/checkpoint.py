@@ -23,7 +23,8 @@ from gem_jax.config import ConfigError, from_dict, model_from_dict, read_json, t
 from gem_jax.models.clip import ClipConfig
 from gem_jax.models.ecg import EcgConfig
 from gem_jax.models.gem import GemConfig, abstract_params
-from gem_jax.orbax_leaves import Shapes, flat
+from gem_jax.orbax_leaves import Shapes
+from gem_jax.paths import flat, part_of
 from gem_jax.whole import whole_folder
 
 
@@ -146,14 +147,14 @@ def whole_shapes(located: Located, config: GemConfig) -> Shapes:
     when the parameters are not of the config's sizes.
     """
     saved, expected = saved_shapes(located), flat(abstract_params(config))
-    parts = {_part(path) for path in expected}
-    missing = sorted(parts - {_part(path) for path in saved})
+    parts = {part_of(path) for path in expected}
+    missing = sorted(parts - {part_of(path) for path in saved})
     if missing:
         raise CheckpointError(
             f"{located.root}: got a checkpoint without {missing}, expected a whole GEM; it is an "
             "intermediate stage, train the next one with --init"
         )
-    found = {path: leaf.shape for path, leaf in saved.items() if _part(path) in parts}
+    found = {path: leaf.shape for path, leaf in saved.items() if part_of(path) in parts}
     if found != {path: leaf.shape for path, leaf in expected.items()}:
         raise CheckpointError(
             f"{located.root}: got parameters of other sizes than its config.json says, expected "
@@ -242,16 +243,7 @@ def write_model(
     `leaves` are (path, parameter), of which a batch is held at a time. `source` says in config.json
     where they come from. A ROOT that exists is refused.
     """
-    if root.exists():
-        raise CheckpointError(f"{root}: exists, expected a new folder; remove it or name another")
-    with whole_folder(root) as partial:
-        write_config(partial, {"model": to_dict(config), "source": source})
-        shutil.copytree(tokenizer, partial / "tokenizer")
-        orbax_leaves.write(steps_dir(partial) / "0", leaves)
-
-
-def _part(path: str) -> str:
-    return path.split("/")[0]
+    _write(root, {"model": to_dict(config), "source": source}, leaves, tokenizer)
 
 
 def write_encoder(
@@ -262,8 +254,16 @@ def write_encoder(
 ) -> None:
     """Writes a checkpoint of an encoder alone; all else as `write_model`."""
     (kind,) = [kind for kind, known in ENCODERS.items() if isinstance(config, known.config)]
+    _write(root, {kind: to_dict(config), "source": source}, leaves, None)
+
+
+def _write(
+    root: Path, values: dict[str, Any], leaves: Iterable[tuple[str, Any]], tokenizer: Path | None
+) -> None:
     if root.exists():
         raise CheckpointError(f"{root}: exists, expected a new folder; remove it or name another")
     with whole_folder(root) as partial:
-        write_config(partial, {kind: to_dict(config), "source": source})
+        write_config(partial, values)
+        if tokenizer:
+            shutil.copytree(tokenizer, partial / "tokenizer")
         orbax_leaves.write(steps_dir(partial) / "0", leaves)

@@ -138,8 +138,8 @@ def train_row(
 
 def room(config: Config) -> Capacity:
     """Returns what every row of the run has room for: an element of a shard holds one ECG."""
-    whole = room_for(config.model, 1)
-    return Capacity(1, 0) if config.train.objective == "pretrain" else whole
+    dense = config.train.objective == "pretrain"
+    return Capacity(1, 0) if dense else room_for(config.model, 1)
 
 
 def num_media(example: Example) -> int:

@@ -54,12 +54,7 @@ def main(
         raise BadInput("evaluate: got both or neither, expected --checkpoint or --predictions")
     if max_new_tokens < 1:
         raise BadInput(f"--max-new-tokens: got {max_new_tokens}, expected 1 or more")
-    cases = _usable(claims.load(data))
-    if len(cases) < 2:
-        raise BadInput(
-            f"{data}: got {len(cases)} usable records, expected at least two: a control shows "
-            "each question another patient's ECG"
-        )
+    cases = _usable(claims.load(data), data)
     train_cases = claims.load(train_data or _beside(data))
     if checkpoint is not None:
         shown = {case.id: exhibit_of(case, images, reading) for case in cases}
@@ -83,8 +78,11 @@ def _beside(data: Path) -> Path:
     return path
 
 
-def _usable(cases: Sequence[Any]) -> list[Any]:
-    """Returns the cases whose ECG a model can take, and names the others on stderr."""
+def _usable(cases: Sequence[Any], data: Path) -> list[Any]:
+    """Returns the cases whose ECG a model can take, and names the others on stderr.
+
+    BadInput when fewer than two are left.
+    """
     from gem_jax.preprocess import require_fit
 
     usable = []
@@ -95,6 +93,11 @@ def _usable(cases: Sequence[Any]) -> list[Any]:
             print(f"skipped {bad}", file=sys.stderr)
         else:
             usable.append(case)
+    if len(usable) < 2:
+        raise BadInput(
+            f"{data}: got {len(usable)} usable records, expected at least two: a control shows "
+            "each question another patient's ECG"
+        )
     return usable
 
 

@@ -7,7 +7,7 @@ half that causality saves is already taken.
 """
 
 from gem_jax.models.gem import GemConfig
-from gem_jax.optimizer import flat
+from gem_jax.paths import flat
 
 TRAINED, FROZEN = 6, 4
 

@@ -5,7 +5,6 @@ the trainable half is differentiated (`optax.masked` would pass raw gradients th
 """
 
 import optax
-from flax.traverse_util import flatten_dict, unflatten_dict
 
 from gem_jax.config import ConfigError, OptimizerConfig
 
@@ -55,13 +54,3 @@ def split(params: dict, trainable: tuple[str, ...]) -> tuple[dict, dict]:
 def merge(moving: dict, frozen: dict) -> dict:
     """Returns the whole tree of the two halves that `split` made."""
     return {**moving, **frozen}
-
-
-def flat(params: dict) -> dict:
-    """Returns {path: array}, paths joined with `/`: the vocabulary of every table here."""
-    return flatten_dict(params, sep="/")
-
-
-def nested(params: dict) -> dict:
-    """Returns the tree of a {path: array}."""
-    return unflatten_dict(params, sep="/")

@@ -8,8 +8,9 @@ from typing import Any
 
 import jax
 import numpy as np
-from flax import traverse_util
 from orbax.checkpoint import v1 as ocp
+
+from gem_jax.paths import flat, nested
 
 # A run saves its parameters beside the optimizer's state; orbax names those saved one by one.
 PARAMS = "params"
@@ -18,16 +19,6 @@ CHUNK_BYTES = 100_000_000
 BATCH_BYTES = 100_000_000
 # Shape and dtype of parameters by their paths.
 Shapes = dict[str, jax.ShapeDtypeStruct]
-
-
-def flat(tree: dict) -> dict[str, Any]:
-    """Returns the leaves of a tree by path, `llm/norm/scale`."""
-    return traverse_util.flatten_dict(tree, sep="/")
-
-
-def tree(leaves: dict[str, Any]) -> dict:
-    """Returns the tree of leaves by path."""
-    return traverse_util.unflatten_dict(leaves, sep="/")
 
 
 def shapes(folder: Path) -> Shapes:
@@ -55,7 +46,7 @@ def load(folder: Path, wanted: Shapes) -> dict[str, np.ndarray]:
     name, _ = _known(folder)
     target = {path: np.empty(leaf.shape, leaf.dtype) for path, leaf in wanted.items()}
     with options:
-        return flat(ocp.load_checkpointables(folder, {name: tree(target)})[name])
+        return flat(ocp.load_checkpointables(folder, {name: nested(target)})[name])
 
 
 def write(folder: Path, leaves: Iterable[tuple[str, Any]]) -> None:
@@ -68,7 +59,7 @@ def write(folder: Path, leaves: Iterable[tuple[str, Any]]) -> None:
     options.array.saving.storage_options.chunk_byte_size = CHUNK_BYTES
     with silence(), options:
         for batch in batches(leaves):
-            _save(folder, tree(batch))
+            _save(folder, nested(batch))
             batch.clear()  # It is not kept while the next one is read.
         ocp.partial.finalize(folder)
 

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from gem_jax.config import Config, ConfigError
 from gem_jax.models.gem import abstract_batch
 from gem_jax.objectives import model_of
-from gem_jax.optimizer import flat
+from gem_jax.paths import flat
 
 
 def initial_params(config: Config, start: dict) -> dict:

@@ -13,7 +13,7 @@ import tiny
 from gem_jax import checkpoint, orbax_leaves
 from gem_jax.checkpoint import CheckpointError, Located, complete_steps, locate
 from gem_jax.config import ConfigError, to_dict
-from gem_jax.optimizer import flat
+from gem_jax.paths import flat
 
 
 @pytest.fixture(scope="module")

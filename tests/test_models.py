@@ -16,7 +16,7 @@ from gem_jax.models.gem import Gem, abstract_params
 from gem_jax.models.layers import Projector, attention, causal_mask, projector_depth, rope
 from gem_jax.models.llm import Llm, LlmConfig
 from gem_jax.models.pretrain import Pretrain
-from gem_jax.optimizer import flat
+from gem_jax.paths import flat
 
 
 def compiled(model, **options):

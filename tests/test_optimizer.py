@@ -9,7 +9,8 @@ import pytest
 
 import tiny
 from gem_jax.config import ConfigError, OptimizerConfig
-from gem_jax.optimizer import PARTS, flat, merge, nested, optimizer, schedule, split
+from gem_jax.optimizer import PARTS, merge, optimizer, schedule, split
+from gem_jax.paths import flat, nested
 
 
 def config(**fields) -> OptimizerConfig:

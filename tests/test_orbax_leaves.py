@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from gem_jax import orbax_leaves
-from gem_jax.orbax_leaves import batches, flat, load, load_tree, shapes, tree, write
+from gem_jax.orbax_leaves import batches, load, load_tree, shapes, write
+from gem_jax.paths import flat, nested
 from gem_jax.whole import whole_folder
 
 LEAVES = {
@@ -43,8 +44,8 @@ def test_batches_end_when_they_are_large_enough(monkeypatch):
         ["a/kernel", "a/bias"],
         ["b", "scalar"],
     ]
-    assert tree(LEAVES)["a"]["bias"] is LEAVES["a/bias"]
-    assert flat(tree(LEAVES)) == LEAVES
+    assert nested(LEAVES)["a"]["bias"] is LEAVES["a/bias"]
+    assert flat(nested(LEAVES)) == LEAVES
 
 
 def test_after_ctrl_c_what_is_being_written_is_waited_for(tmp_path, monkeypatch):

@@ -16,7 +16,7 @@ import pytest
 import tiny
 from gem_jax import checkpoint, log, train
 from gem_jax.config import ConfigError
-from gem_jax.optimizer import flat
+from gem_jax.paths import flat
 
 STEPS = 12
 # A process that sends itself a signal as soon as the metrics of a step are written.

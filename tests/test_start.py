@@ -8,7 +8,8 @@ import pytest
 import tiny
 from gem_jax.config import ConfigError
 from gem_jax.models.gem import abstract_params
-from gem_jax.optimizer import flat, split
+from gem_jax.optimizer import split
+from gem_jax.paths import flat
 from gem_jax.start import initial_params, param_shapes
 
 

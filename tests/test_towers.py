@@ -17,7 +17,7 @@ from gem_jax.checkpoint import CheckpointError
 from gem_jax.config import ConfigError
 from gem_jax.models.clip import ClipConfig
 from gem_jax.models.ecg import EcgConfig
-from gem_jax.optimizer import flat
+from gem_jax.paths import flat
 from gem_jax.start import initial_params
 from gem_jax.weights import load, save
 from gem_jax.weights.files import WeightsError, open_file, open_folder

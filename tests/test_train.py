@@ -15,7 +15,8 @@ import tiny
 from gem_jax import checkpoint, sharding, train
 from gem_jax.config import ConfigError, MeshConfig, read_json, to_dict
 from gem_jax.objectives import text_loss
-from gem_jax.optimizer import flat, merge, optimizer, split
+from gem_jax.optimizer import merge, optimizer, split
+from gem_jax.paths import flat
 from gem_jax.templates import TokenError
 from gem_jax.tokenizer import load_tokenizer
 from gem_jax.tokens import require_template

@@ -16,7 +16,7 @@ from gem_jax.models.ecg import EcgConfig
 from gem_jax.models.gem import Batch, GemConfig
 from gem_jax.models.llm import LlmConfig
 from gem_jax.models.pretrain import DenseTargets
-from gem_jax.optimizer import flat, nested
+from gem_jax.paths import flat, nested
 from gem_jax.start import param_shapes
 
 MODEL = GemConfig(

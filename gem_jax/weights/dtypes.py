@@ -19,14 +19,17 @@ Part = TypeVar("Part", bound=ClipConfig | EcgConfig | LlmConfig)
 
 def retyped(config: GemConfig, dtype: Dtype) -> GemConfig:
     """Returns the config of the same model with all of its parameters in `dtype`."""
-    if dtype == "keep":
-        return config
     typed = {
-        part: with_dtype(getattr(config, part), dtype)
+        part: requested(getattr(config, part), dtype)
         for part in ("ecg", "vision", "llm")
         if getattr(config, part) is not None
     }
     return dataclasses.replace(config, **typed)
+
+
+def requested(config: Part, dtype: Dtype) -> Part:
+    """Returns the part's config for parameters that become `dtype`."""
+    return config if dtype == "keep" else with_dtype(config, dtype)
 
 
 def with_dtype(config: Part, stored: str) -> Part:

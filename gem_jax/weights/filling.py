@@ -6,6 +6,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from gem_jax.paths import part_of
 from gem_jax.weights.dtypes import converted
 from gem_jax.weights.files import DTYPES, Shards, refuse, some
 from gem_jax.weights.names import LM_HEAD, Slot, official_shape
@@ -103,5 +104,5 @@ def _is_tied_head(shards: Shards, slots: dict[str, Slot], name: str) -> bool:
 
 def _part(slot: Slot) -> str:
     """Returns the part whose config holds the slot's dtype: the projectors follow the LLM."""
-    part = slot.path.split("/")[0]
+    part = part_of(slot.path)
     return part if part in ("ecg_tower", "vision_tower") else "llm"

@@ -40,8 +40,6 @@ def main(
         template: The conversation template (vicuna_v1, qwen_2, ...), instead of the config's.
     """
     # Here, not above: `--help` need not wait for JAX.
-    from flax import traverse_util
-
     from gem_jax.weights.model_card import describe
     from gem_jax.weights.read import Added
     from gem_jax.weights.towers import import_tower, is_tower
@@ -58,8 +56,7 @@ def main(
         shapes = import_tower(source, dest, dtype)
     else:
         raise WeightsError(f"{source}: got an encoder alone, expected no option but --dtype")
-    params = traverse_util.unflatten_dict(dict(shapes), sep="/")
-    print(f"{dest}: imported {describe(params)}", file=sys.stderr)
+    print(f"{dest}: imported {describe(shapes)}", file=sys.stderr)
     if ecg_encoder and not ecg_projector:
         said = f"{dest}: has no ecg_projector; it serves `gem-jax train --init` alone, whose recipe"
         print(f"{said} names ecg_projector in train.init_parts", file=sys.stderr)
@@ -74,8 +71,9 @@ def _import_model(
     from gem_jax.tokenizer import FILES, load_tokenizer
     from gem_jax.tokens import require_template
     from gem_jax.weights.dtypes import retyped
+    from gem_jax.weights.filling import stacked
     from gem_jax.weights.progress import nbytes, track
-    from gem_jax.weights.read import filled_shapes, leaves, plan_import
+    from gem_jax.weights.read import filled_shapes, plan_import
     from gem_jax.weights.source import source_of
 
     if not (source / "config.json").is_file():
@@ -96,7 +94,7 @@ def _import_model(
         for name in FILES:
             if (source / name).is_file():
                 shutil.copyfile(source / name, Path(folder) / name)
-        parameters = track(leaves(plan), nbytes(shapes), "import")
+        parameters = track(stacked(shapes, plan.sources), nbytes(shapes), "import")
         if dest.is_dir():
             dest.rmdir()
         checkpoint.write_model(dest, config, parameters, Path(folder), source_of(source, plan))

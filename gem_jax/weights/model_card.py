@@ -1,8 +1,12 @@
 """The README.md of an exported folder: what is in it and how the original code loads it."""
 
+from collections import Counter
+from collections.abc import Mapping
+
 import jax
 
 from gem_jax.models.gem import GemConfig
+from gem_jax.paths import part_of
 from gem_jax.weights.hf_export import ECG_DIR, VISION_DIR
 
 CARD = """---
@@ -88,10 +92,10 @@ def model_card(config: GemConfig, parameters: str) -> str:
     return CARD.format(**said, ecg=sizes, ecg_projector=config.ecg_projector, ecg_dir=ECG_DIR)
 
 
-def describe(params: dict) -> str:
-    """Returns the number of parameters, whole and by part, for people."""
-    counts = {
-        part: sum(leaf.size for leaf in jax.tree.leaves(tree)) for part, tree in params.items()
-    }
+def describe(shapes: Mapping[str, jax.ShapeDtypeStruct]) -> str:
+    """Returns the number of parameters of these shapes, by path: whole and by part, for people."""
+    counts: Counter[str] = Counter()
+    for path, leaf in shapes.items():
+        counts[part_of(path)] += leaf.size
     parts = ", ".join(f"{part} {count:,}" for part, count in counts.items())
     return f"{sum(counts.values()):,} parameters ({parts})"

@@ -1,15 +1,14 @@
 """An official folder of a GEM, a LLaVA or a language model → our parameters, bit for bit."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import jax
-import numpy as np
-from flax import traverse_util
 
 from gem_jax.models.gem import GemConfig, abstract_params
+from gem_jax.paths import flat, nested
 from gem_jax.weights.dtypes import with_dtype
 from gem_jax.weights.encoders import ecg_encoder, image_encoder
 from gem_jax.weights.files import Shards, WeightsError, open_file, open_folder
@@ -39,8 +38,12 @@ class Import:
     """What an import will read, all of it checked."""
 
     config: GemConfig
-    """Its param_dtype says, part by part, what `leaves` gives."""
+    """Its param_dtype says, part by part, what the sources hold."""
     sources: list[Source]
+    layout: str
+    """That of the folder, of `gem_jax.weights.layout`."""
+    folder: Shards
+    """All that lies in it, be it wanted or not."""
     encoder_configs: Mapping[str, Path]
     """The files of `vision` and `ecg` that tell the encoders' sizes, where there are such."""
 
@@ -54,33 +57,27 @@ def plan_import(source: Path, added: Added) -> Import:
         WeightsError: once, naming all tensors that are missing, unknown, repeated, of a wrong
             shape or of a dtype unlike the rest of their part.
     """
-    official = _described(source, added)
-    if added.ecg_encoder:
-        official = with_ecg_encoder(official, added.ecg_encoder, source)
-    sources = _sources(source, official, added)
-    require_fit(source, sources, _flat(abstract_params(official.config)))
-    return Import(_with_dtypes(official.config, sources), sources, official.encoder_configs)
-
-
-def _described(source: Path, added: Added) -> Official:
-    """Returns what the folder's config.json says, in either layout of a LLaVA."""
-    if layout_of(source) == "transformers":
+    layout = layout_of(source)
+    if layout == "transformers":
         if added.vision:
             got = f"--vision: got {added.vision}"
             raise WeightsError(f"{got}, expected none: {source} holds its own image encoder")
-        return read_transformers(source)
-    return read_official(source, added.vision, NEWLINE in open_folder(source).entries)
-
-
-def leaves(plan: Import) -> Iterator[tuple[str, np.ndarray]]:
-    """Yields (path, parameter), one after the other; the caller drops one before the next."""
-    return stacked(_flat(abstract_params(plan.config)), plan.sources)
+        official, folder = read_transformers(source), open_folder(source)
+    else:
+        folder = open_folder(source)
+        official = read_official(source, added.vision, NEWLINE in folder.entries)
+    if added.ecg_encoder:
+        official = with_ecg_encoder(official, added.ecg_encoder, source)
+    sources = _sources(folder, layout, official, added)
+    require_fit(source, sources, flat(abstract_params(official.config)))
+    config = _with_dtypes(official.config, sources)
+    return Import(config, sources, layout, folder, official.encoder_configs)
 
 
 def filled_shapes(plan: Import) -> dict[str, jax.ShapeDtypeStruct]:
-    """Returns shape and dtype of each parameter that `leaves` gives, by path."""
+    """Returns shape and dtype of each parameter that the sources fill, by path."""
     filled = {slot.path for _, slots in plan.sources for slot in slots.values()}
-    shapes = _flat(abstract_params(plan.config))
+    shapes = flat(abstract_params(plan.config))
     return {path: leaf for path, leaf in shapes.items() if path in filled}
 
 
@@ -92,31 +89,31 @@ def read_gem(source: Path, vision: Path | None = None) -> tuple[GemConfig, dict]
 def read_with(source: Path, added: Added) -> tuple[GemConfig, dict]:
     """Returns (config, all parameters as numpy arrays) of `source`; raises as plan_import does."""
     plan = plan_import(source, added)
-    return plan.config, traverse_util.unflatten_dict(dict(leaves(plan)), sep="/")
+    return plan.config, nested(dict(stacked(filled_shapes(plan), plan.sources)))
 
 
-def _sources(source: Path, official: Official, added: Added) -> list[Source]:
+def _sources(folder: Shards, layout: str, official: Official, added: Added) -> list[Source]:
     """Returns the tensors of each folder and file with the slots they fill."""
     slots = gem_slots(official.config)
     if added.ecg_encoder is None:
-        return _folder_sources(source, official, slots)
+        return _folder_sources(folder, layout, official, slots)
     own = {name: s for name, s in slots.items() if not name.startswith(ECG_PARTS)}
     assert official.config.ecg is not None  # with_ecg_encoder has put it there
     encoder = ecg_encoder(added.ecg_encoder, official.config.ecg)
-    sources = [*_folder_sources(source, official, own), encoder]
+    sources = [*_folder_sources(folder, layout, official, own), encoder]
     if added.ecg_projector:
         projector = {name: s for name, s in slots.items() if name.startswith(ECG_PARTS[1])}
         sources.append((open_file(added.ecg_projector), projector))
     return sources
 
 
-def _folder_sources(source: Path, official: Official, slots: dict[str, Slot]) -> list[Source]:
-    shards = open_folder(source)
-    layout = layout_of(source)
+def _folder_sources(
+    shards: Shards, layout: str, official: Official, slots: dict[str, Slot]
+) -> list[Source]:
     if layout == "transformers":
         slots = transformers_slots(slots, shards.entries)
     if not slots.keys() & shards.entries.keys():
-        raise unknown_layout(source, f"the config of {layout}", shards.entries)
+        raise unknown_layout(shards.folder, f"the config of {layout}", shards.entries)
     vision = official.config.vision
     if official.own_vision or vision is None or official.vision_dir is None:
         return [(shards, slots)]
@@ -124,7 +121,7 @@ def _folder_sources(source: Path, official: Official, slots: dict[str, Slot]) ->
     own = {name: entry for name, entry in shards.entries.items() if _not_vision(name)}
     slots = {name: slot for name, slot in slots.items() if _not_vision(name)}
     return [
-        (Shards(source, own), slots),
+        (Shards(shards.folder, own), slots),
         image_encoder(official.vision_dir, vision),
     ]
 
@@ -142,7 +139,3 @@ def _with_dtypes(config: GemConfig, sources: list[Source]) -> GemConfig:
         if part in stored
     }
     return dataclasses.replace(config, **typed)
-
-
-def _flat(tree: dict) -> dict:
-    return traverse_util.flatten_dict(tree, sep="/")

@@ -25,8 +25,6 @@ def main(
         dtype: What the tensors become; `keep` rounds nothing.
     """
     # Here, not above: `--help` need not wait for JAX.
-    from flax import traverse_util
-
     from gem_jax.checkpoint import leaves, locate_any, read_model_config, read_source, whole_shapes
     from gem_jax.weights.dtypes import all_in, retyped
     from gem_jax.weights.model_card import describe
@@ -38,13 +36,11 @@ def main(
     located = locate_any(checkpoint)
     encoder = export_tower(located, dest, dtype)
     if encoder is not None:
-        told = describe(traverse_util.unflatten_dict(dict(encoder), sep="/"))
-        print(f"{dest}: exported {told}, an encoder alone", file=sys.stderr)
+        print(f"{dest}: exported {describe(encoder)}, an encoder alone", file=sys.stderr)
         return
     config = read_model_config(located)
     saved = whole_shapes(located, config)
     source = read_source(located)
     export = Export(retyped(config, dtype), all_in(dtype, saved), located.tokenizer, source)
     write_official(dest, export, track(leaves(located, saved), nbytes(saved), "export"))
-    params = traverse_util.unflatten_dict(saved, sep="/")
-    print(f"{dest}: exported {describe(params)} in the {layout} layout", file=sys.stderr)
+    print(f"{dest}: exported {describe(saved)} in the {layout} layout", file=sys.stderr)

@@ -9,15 +9,14 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from gem_jax.weights.files import PICKLES, open_folder, read_json
-from gem_jax.weights.layout import layout_of
+from gem_jax.weights.files import PICKLES, read_json
 from gem_jax.weights.names import gem_slots
 from gem_jax.weights.read import Import
 
 
 def source_of(folder: Path, plan: Import) -> dict[str, Any]:
     """Returns what to keep of `folder`, which `plan` imports."""
-    official = layout_of(folder) != "transformers"
+    official = plan.layout != "transformers"
     kept: dict[str, Any] = {
         "layout": "official" if official else "transformers",
         "name": folder.resolve().name,
@@ -28,7 +27,7 @@ def source_of(folder: Path, plan: Import) -> dict[str, Any]:
         kept["generation_config"] = read_json(generation)
     if plan.encoder_configs:
         kept["encoders"] = encoders_of(plan.encoder_configs)
-    shards = _shards(folder, plan) if official else ()
+    shards = _shards(plan) if official else ()
     return kept | ({"shards": shards} if len(shards) > 1 else {})
 
 
@@ -42,9 +41,9 @@ def encoder_config(source: Mapping[str, Any] | None, part: str) -> dict[str, Any
     return ((source or {}).get("encoders") or {}).get(part)
 
 
-def _shards(folder: Path, plan: Import) -> list[int]:
+def _shards(plan: Import) -> list[int]:
     """Returns the tensors in each file; none where the files are not filled as ours would be."""
-    entries = open_folder(folder).entries
+    entries = plan.folder.entries
     files = [entries[name].file for name in gem_slots(plan.config) if name in entries]
     counts = [len(list(run)) for _, run in groupby(files)]
     filled = len(counts) == len(set(files)) and not any(file.suffix in PICKLES for file in files)

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -52,13 +52,12 @@ class Writer:
             raise WeightsError(f"{self.folder}: {name}: got {got}, expected {expected}")
         with place.file.open("r+b") as file:
             file.seek(place.start_byte)
-            file.write(np.ascontiguousarray(tensor).reshape(-1).view(np.uint8).data)
+            file.write(raw(tensor))
         self.written.add(name)
 
     def finish(self) -> int:
         """Returns the tensors' bytes in all; WeightsError names those that were not written."""
-        absent = [f"{name} was not written" for name in self.places if name not in self.written]
-        refuse(self.folder, absent)
+        require_all(self.folder, self.places, self.written)
         return sum(_nbytes(place.shape, place.dtype) for place in self.places.values())
 
 
@@ -108,6 +107,16 @@ def start_file(path: Path, plan: Plan) -> Writer:
         file.truncate(begin + total)
     places = {name: Entry(path, *plan[name], begin + start) for name, start in offsets.items()}
     return Writer(path.parent, places)
+
+
+def raw(tensor: np.ndarray) -> memoryview:
+    """Returns the tensor's bytes, its last axis running fastest."""
+    return np.ascontiguousarray(tensor).reshape(-1).view(np.uint8).data
+
+
+def require_all(where: Path, planned: Iterable[str], written: Collection[str]) -> None:
+    """Raises a WeightsError that names the tensors that were not written."""
+    refuse(where, [f"{name} was not written" for name in planned if name not in written])
 
 
 def _offsets(plan: Plan) -> tuple[dict[str, int], int]:

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from gem_jax.weights.files import WeightsError, refuse
+from gem_jax.weights.files import WeightsError
 from gem_jax.weights.pickled import STORAGES
-from gem_jax.weights.stream import Plan
+from gem_jax.weights.stream import Plan, raw, require_all
 
 ROOT = "archive"
 STORAGE_OF = {dtype: storage.removeprefix("torch.") for storage, dtype in STORAGES.items()}
@@ -49,14 +49,12 @@ class TorchFile:
                 f"{self.path}: {name}: got {got}, expected {self.plan.get(name)}, each tensor once"
             )
         member = f"{ROOT}/data/{len(self.written)}"
-        data = np.ascontiguousarray(tensor).reshape(-1).view(np.uint8).data
-        self.archive.writestr(zipfile.ZipInfo(member), data)
+        self.archive.writestr(zipfile.ZipInfo(member), raw(tensor))
         self.written.append(name)
 
     def finish(self) -> None:
         """Writes what describes the tensors; WeightsError names those that were not written."""
-        absent = [f"{name} was not written" for name in self.plan if name not in self.written]
-        refuse(self.path, absent)
+        require_all(self.path, self.plan, self.written)
         keys = {name: str(number) for number, name in enumerate(self.written)}
         tensors = ((name, _tensor(keys[name], *spec)) for name, spec in self.plan.items())
         described = _dict([("state_dict", _dict(tensors))])

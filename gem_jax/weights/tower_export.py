@@ -34,7 +34,7 @@ def ecg_json(config: EcgConfig, original: Values | None = None) -> dict[str, Any
 
     The original has the text towers too, which GEM builds and leaves; ours alone knows of none.
     """
-    if original and _ecg_of(original, config) == config:
+    if original and _describes(original, config):
         return dict(original)
     return {
         "embed_dim": config.embed_dim,
@@ -76,7 +76,7 @@ def write_vision(folder: Path, config: ClipConfig, original: Values | None = Non
 def vision_json(config: ClipConfig, original: Values | None = None) -> dict[str, Any]:
     """Returns the config.json of a CLIPVisionModel."""
     alone = (original or {}).get("architectures") == [VISION_MODEL]
-    if original and alone and _vision_of(original, config) == config:
+    if original and alone and _describes(original, config):
         dtypes = dict.fromkeys(("torch_dtype", "dtype"), config.param_dtype)
         return {key: dtypes.get(key, found) for key, found in original.items()}
     return {
@@ -101,19 +101,14 @@ def vision_json(config: ClipConfig, original: Values | None = None) -> dict[str,
     }
 
 
-def _vision_of(original: Values, config: ClipConfig) -> ClipConfig | None:
-    """Returns what `original` describes, in the dtype of `config`; None where it is refused."""
+def _describes(original: Values, config: ClipConfig | EcgConfig) -> bool:
+    """Whether `original` is the config of this encoder, in whatever dtype."""
+    found: ClipConfig | EcgConfig
     try:
-        found = parse_vision(original, WHERE, config.select_layer)
+        if isinstance(config, ClipConfig):
+            found = parse_vision(original, WHERE, config.select_layer)
+        else:
+            found = parse_ecg(original, WHERE)
     except WeightsError:
-        return None
-    return with_dtype(found, config.param_dtype)
-
-
-def _ecg_of(original: Values, config: EcgConfig) -> EcgConfig | None:
-    """Returns what `original` describes, in the dtype of `config`; None where it is refused."""
-    try:
-        found = parse_ecg(original, WHERE)
-    except WeightsError:
-        return None
-    return with_dtype(found, config.param_dtype)
+        return False
+    return with_dtype(found, config.param_dtype) == config

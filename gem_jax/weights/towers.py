@@ -10,30 +10,25 @@ from typing import Any
 
 import jax
 import numpy as np
-from flax import traverse_util
 
 from gem_jax import checkpoint
 from gem_jax.models.clip import ClipConfig, ClipEncoder
 from gem_jax.models.ecg import EcgConfig, EcgEncoder
-from gem_jax.weights.dtypes import all_in, with_dtype
-from gem_jax.weights.encoders import COCA_ECG, ecg_encoder, image_encoder
+from gem_jax.paths import flat
+from gem_jax.weights.dtypes import all_in, requested, with_dtype
+from gem_jax.weights.encoders import ecg_encoder, image_encoder
 from gem_jax.weights.files import Dtype, read_json
-from gem_jax.weights.filling import Source, require_fit, stacked, stored_dtypes
+from gem_jax.weights.filling import Shapes, Source, require_fit, stacked, stored_dtypes
 from gem_jax.weights.layout import named_layout
-from gem_jax.weights.names import ecg_slots, vision_slots
 from gem_jax.weights.progress import nbytes, track
-from gem_jax.weights.source import encoder_config, encoders_of
-from gem_jax.weights.stream import Writer, start_folder
-from gem_jax.weights.torch_file import TorchFile, start_torch_file
+from gem_jax.weights.source import encoders_of
 from gem_jax.weights.tower_config import find_ecg_json, read_ecg, read_vision
-from gem_jax.weights.tower_export import ecg_name, write_ecg_json, write_vision
-from gem_jax.weights.write import plan_tensors, write_tensors
+from gem_jax.weights.tower_export import ecg_name
+from gem_jax.weights.write import start_ecg, start_vision, write_tensors
 from gem_jax.whole import whole_folder
 
 # The hidden state that LLaVA takes; a CLIP folder does not say which is wanted of it.
 SELECT_LAYER = -2
-
-Shapes = Mapping[str, jax.ShapeDtypeStruct]
 
 
 @dataclass(frozen=True)
@@ -73,7 +68,7 @@ def import_tower(source: Path, dest: Path, dtype: Dtype) -> Shapes:
     WeightsError as of `plan_tower`; nothing is written then.
     """
     tower = plan_tower(source)
-    config = tower.config if dtype == "keep" else with_dtype(tower.config, dtype)
+    config = requested(tower.config, dtype)
     shapes = tower_shapes(config)
     parameters = track(stacked(shapes, [tower.tensors]), nbytes(shapes), "import")
     if dest.is_dir():
@@ -97,9 +92,8 @@ def export_tower(located: checkpoint.Located, dest: Path, dtype: Dtype) -> Shape
         return None
     saved = checkpoint.saved_shapes(located)
     parameters = track(checkpoint.leaves(located, saved), nbytes(saved), "export")
-    written = config if dtype == "keep" else with_dtype(config, dtype)
     origin = checkpoint.read_source(located)
-    write_tower(dest, written, all_in(dtype, saved), parameters, origin)
+    write_tower(dest, requested(config, dtype), all_in(dtype, saved), parameters, origin)
     return saved
 
 
@@ -127,7 +121,7 @@ def tower_shapes(config: ClipConfig | EcgConfig) -> Shapes:
     else:
         ecg = jax.ShapeDtypeStruct((1, config.num_leads, config.seq_length), np.float32)
         tree = {"ecg_tower": jax.eval_shape(EcgEncoder(config).init, key, ecg)["params"]}
-    return traverse_util.flatten_dict(tree, sep="/")
+    return flat(tree)
 
 
 def write_tower(
@@ -135,7 +129,7 @@ def write_tower(
     config: ClipConfig | EcgConfig,
     shapes: Shapes,
     leaves: Iterable[tuple[str, np.ndarray]],
-    source: Mapping[str, Any] | None = None,
+    source: Mapping[str, Any] | None,
 ) -> None:
     """Writes the folder `dest` in one step: a CLIPVisionModel, or NAME.json and NAME.pt.
 
@@ -143,15 +137,10 @@ def write_tower(
     are written; of `leaves`, (path, parameter), one is held at a time; `source` is what the
     checkpoint keeps of its origin.
     """
-    writer: Writer | TorchFile
     with whole_folder(dest) as folder:
         if isinstance(config, ClipConfig):
-            write_vision(folder, config, encoder_config(source, "vision"))
-            slots = vision_slots(config, "")
-            writer = start_folder(folder, plan_tensors(slots, shapes))
+            target = start_vision(folder, config, shapes, source)
         else:
             name = ecg_name(config)
-            write_ecg_json(folder, name, config, encoder_config(source, "ecg"))
-            slots = ecg_slots(config, COCA_ECG)
-            writer = start_torch_file(folder / f"{name}.pt", plan_tensors(slots, shapes))
-        write_tensors([(writer, slots)], leaves)
+            target = start_ecg(folder / f"{name}.pt", name, config, shapes, source)
+        write_tensors([target], leaves)

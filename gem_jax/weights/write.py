@@ -8,12 +8,15 @@ from typing import Any
 
 import jax
 import numpy as np
-from flax import traverse_util
 
+from gem_jax.models.clip import ClipConfig
+from gem_jax.models.ecg import EcgConfig
 from gem_jax.models.gem import GemConfig
+from gem_jax.paths import flat
 from gem_jax.weights.dtypes import converted
 from gem_jax.weights.encoders import COCA_ECG
 from gem_jax.weights.files import SHARD_BYTES, write_json
+from gem_jax.weights.filling import Shapes
 from gem_jax.weights.hf_export import ECG_DIR, VISION_DIR, config_json, generation_json
 from gem_jax.weights.model_card import describe, model_card
 from gem_jax.weights.names import Slot, ecg_slots, gem_slots, official_shape, vision_slots
@@ -32,7 +35,7 @@ class Export:
     """What is exported, but for the parameters' values."""
 
     config: GemConfig
-    shapes: Mapping[str, jax.ShapeDtypeStruct]
+    shapes: Shapes
     """By path; their dtypes are those written."""
     tokenizer: Path
     source: Mapping[str, Any] | None = None
@@ -53,8 +56,8 @@ def write_official(dest: Path, export: Export, leaves: Iterable[tuple[str, np.nd
     with whole_folder(dest) as folder:
         write_json(folder / "config.json", values)
         write_json(folder / "generation_config.json", generation_json(config, export.source))
-        parameters = describe(traverse_util.unflatten_dict(dict(export.shapes), sep="/"))
-        (folder / "README.md").write_text(model_card(config, parameters), encoding="utf-8")
+        card = model_card(config, describe(export.shapes))
+        (folder / "README.md").write_text(card, encoding="utf-8")
         for path in sorted(export.tokenizer.iterdir()):
             shutil.copyfile(path, folder / path.name)
         slots = gem_slots(config)
@@ -68,13 +71,13 @@ def write_gem(
     dest: Path, config: GemConfig, params: dict, tokenizer: Path, shard_bytes: int = SHARD_BYTES
 ) -> None:
     """Writes the official folder `dest` of parameters that are in memory; as write_official."""
-    flat = traverse_util.flatten_dict(jax.tree.map(np.asarray, params), sep="/")
-    shapes = {path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for path, leaf in flat.items()}
+    arrays = flat(jax.tree.map(np.asarray, params))
+    shapes = {path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for path, leaf in arrays.items()}
     export = Export(config, shapes, tokenizer, shard_bytes=shard_bytes)
-    write_official(dest, export, flat.items())
+    write_official(dest, export, arrays.items())
 
 
-def plan_tensors(slots: Mapping[str, Slot], shapes: Mapping[str, jax.ShapeDtypeStruct]) -> Plan:
+def plan_tensors(slots: Mapping[str, Slot], shapes: Shapes) -> Plan:
     """Returns shape and dtype of the tensors of `slots`, in their order."""
     return {
         name: (official_shape(shapes[slot.path].shape, slot), shapes[slot.path].dtype.name)
@@ -104,21 +107,36 @@ def _write_layers(
 
 def _towers(folder: Path, export: Export, values: Mapping[str, Any]) -> list[Target]:
     """Returns the towers' files, where config.json points to, as the original expects them."""
-    config = export.config
+    config, shapes, source = export.config, export.shapes, export.source
     targets: list[Target] = []
     if config.vision is not None:
         vision = folder / VISION_DIR
         vision.mkdir()
-        write_vision(vision, config.vision, encoder_config(export.source, "vision"))
-        slots = vision_slots(config.vision, "")
-        plan = plan_tensors(slots, export.shapes)
-        targets.append((start_folder(vision, plan, export.shard_bytes), slots))
+        targets.append(start_vision(vision, config.vision, shapes, source, export.shard_bytes))
     if config.ecg is not None:
-        ecg = folder / ECG_DIR
-        ecg.mkdir()
+        (folder / ECG_DIR).mkdir()
         name = values.get("open_clip_config") or ecg_name(config.ecg)
-        write_ecg_json(ecg, name, config.ecg, encoder_config(export.source, "ecg"))
-        slots = ecg_slots(config.ecg, COCA_ECG)
-        file = folder / values["mm_ecg_tower"]
-        targets.append((start_torch_file(file, plan_tensors(slots, export.shapes)), slots))
+        targets.append(start_ecg(folder / values["mm_ecg_tower"], name, config.ecg, shapes, source))
     return targets
+
+
+def start_vision(
+    folder: Path,
+    config: ClipConfig,
+    shapes: Shapes,
+    source: Mapping[str, Any] | None,
+    shard_bytes: int = SHARD_BYTES,
+) -> Target:
+    """Returns what writes a CLIPVisionModel into `folder`, where its configs are."""
+    write_vision(folder, config, encoder_config(source, "vision"))
+    slots = vision_slots(config, "")
+    return start_folder(folder, plan_tensors(slots, shapes), shard_bytes), slots
+
+
+def start_ecg(
+    file: Path, name: str, config: EcgConfig, shapes: Shapes, source: Mapping[str, Any] | None
+) -> Target:
+    """Returns what writes an ECG encoder's `file`, beside which its config NAME.json is."""
+    write_ecg_json(file.parent, name, config, encoder_config(source, "ecg"))
+    slots = ecg_slots(config, COCA_ECG)
+    return start_torch_file(file, plan_tensors(slots, shapes)), slots
