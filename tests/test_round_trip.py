@@ -78,7 +78,7 @@ def model_of(draw) -> GemConfig:
 def tensors(folder: Path) -> dict[str, tuple]:
     """Returns (dtype, shape, bytes) of every tensor of every file below a folder."""
     found = {}
-    for file in sorted(folder.rglob("*.safetensors")):
+    for file in sorted([*folder.rglob("*.safetensors"), *folder.rglob("*.pt")]):
         shards = open_file(file)
         for name, entry in shards.entries.items():
             value = entry.dtype, entry.shape, shards.read(name).tobytes()

@@ -65,14 +65,17 @@ def test_in_bfloat16_the_largest_difference_and_the_tokens_are_told(
 ):
     arrays = arrays_of(name)
     forward = json.loads(str(arrays["cases"]))["forward"][0]
-    cases = {"cases": np.array(json.dumps({"forward": [forward], "generate": ["s0"]}))}
+    # The Qwen golden's s0 meets a choice between two tokens that lie nearer to each other than
+    # bfloat16's rounding, which differs from one JAX to the next; eos_case ends before it.
+    answer = "eos_case" if name == "gem_qwen_tiny" else "s0"
+    cases = {"cases": np.array(json.dumps({"forward": [forward], "generate": [answer]}))}
     np.savez(tmp_path / "two.npz", **arrays | cases)
     args = ["verify", str(imported(name)), str(tmp_path / "two.npz"), "--dtype", "bfloat16"]
     assert cli.main(args) == 1
     whole, said = (line.split() for line in capsys.readouterr().out.splitlines()[1:-1])
     assert whole[:3] == [forward, "equal", "equal"] and whole[-1] == "DIFFERS"
     assert 1e-3 < float(whole[3]) < 0.15 and float(whole[4]) < 0.01
-    assert said == ["gen.s0", "–", "–", "–", "–", "equal", "ok"]
+    assert said == [f"gen.{answer}", "–", "–", "–", "–", "equal", "ok"]
 
 
 @pytest.fixture(scope="module")
