@@ -14,35 +14,19 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import jax
-import jax.numpy as jnp
 import optax
-from flax import struct
 
 from gem_jax import checkpoint, log, sharding, usage
 from gem_jax.config import Config, ConfigError, read_json, to_dict
 from gem_jax.data import train_batches, train_shards
 from gem_jax.inputs import require_sight
-from gem_jax.models.gem import Batch
-from gem_jax.models.pretrain import DenseTargets
-from gem_jax.objectives import LOSSES, Metrics
 from gem_jax.optimizer import merge, optimizer, split
 from gem_jax.record import Pending, recorder
 from gem_jax.signals import stop_signals
 from gem_jax.start import initial_params, param_shapes
+from gem_jax.step import TrainState, fresh_state, train_step
 from gem_jax.tokenizer import Tokenizer, load_tokenizer, save_tokenizer
 from gem_jax.tokens import require_template
-
-
-@struct.dataclass
-class TrainState:
-    """What changes: the moving parameters, the optimizer's state, the updates made so far.
-
-    Its leaves are arrays, or their shapes or shardings.
-    """
-
-    step: Any
-    moving: dict
-    opt_state: optax.OptState
 
 
 @dataclass(frozen=True)
@@ -62,27 +46,6 @@ class Run:
     def metrics_file(self) -> Path:
         """One JSON line a step."""
         return self.folder / "metrics.jsonl"
-
-
-def train_step(
-    state: TrainState,
-    frozen: dict,
-    batch: Batch,
-    dense: DenseTargets | None,
-    *,
-    config: Config,
-    tx: optax.GradientTransformation,
-) -> tuple[TrainState, Metrics]:
-    """Returns the state after one update, and the metrics of the parameters before it."""
-
-    def loss_fn(moving: dict) -> tuple[jax.Array, Metrics]:
-        return LOSSES[config.train.objective](config, merge(moving, frozen), batch, dense)
-
-    (loss, parts), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.moving)
-    updates, opt_state = tx.update(grads, state.opt_state, state.moving)
-    moving = optax.apply_updates(state.moving, updates)
-    metrics = {"loss": loss, "grad_norm": optax.tree.norm(grads), **parts}
-    return TrainState(state.step + 1, moving, opt_state), metrics
 
 
 def run(config: Config, run_dir: Path, init: Path | None = None, label: str = "train") -> Path:
@@ -125,11 +88,6 @@ def begin(
     fresh = functools.partial(fresh_state, tx)
     where = sharding.state_shardings(mesh, jax.eval_shape(fresh, moving), moving)
     return jax.jit(fresh, out_shardings=where, donate_argnums=0)(moving), frozen
-
-
-def fresh_state(tx: optax.GradientTransformation, moving: dict) -> TrainState:
-    """Returns the state before the first step."""
-    return TrainState(jnp.zeros((), jnp.int32), moving, tx.init(moving))
 
 
 def saved_state(state: TrainState, frozen: dict) -> dict[str, Any]:

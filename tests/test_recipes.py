@@ -15,6 +15,7 @@ from gem_jax.models.pretrain import DenseTargets
 from gem_jax.optimizer import PARTS, optimizer, split
 from gem_jax.recipes import load_recipe
 from gem_jax.start import param_shapes
+from gem_jax.step import fresh_state, train_step
 from gem_jax.templates import template
 
 FILES = sorted((Path(__file__).parents[1] / "experiments").glob("*.py"))
@@ -53,10 +54,10 @@ def test_a_step_of_the_recipe_keeps_every_shape(spec):
     template(config.model.template)
     moving, frozen = split(param_shapes(config), config.train.trainable)
     tx = optimizer(config.optimizer, config.train.steps)
-    state = jax.eval_shape(functools.partial(train.fresh_state, tx), moving)
+    state = jax.eval_shape(functools.partial(fresh_state, tx), moving)
     batch = abstract_batch(config.model, config.data.batch_size, config.data.length)
-    step = functools.partial(train.train_step, config=config, tx=tx)
-    after, metrics = jax.eval_shape(step, state, frozen, batch, dense_shapes(config))
+    update = functools.partial(train_step, config=config, tx=tx)
+    after, metrics = jax.eval_shape(update, state, frozen, batch, dense_shapes(config))
     assert after == state
     assert metrics["loss"].shape == metrics["grad_norm"].shape == ()
 
@@ -69,9 +70,8 @@ def test_the_recipe_has_a_place_for_everything(spec):
     for each in (mesh, sharding.make_mesh(MeshConfig(2, 2, 2))):
         moving, frozen = split(param_shapes(config), config.train.trainable)
         tx = optimizer(config.optimizer, config.train.steps)
-        state = train.saved_state(
-            jax.eval_shape(functools.partial(train.fresh_state, tx), moving), frozen
-        )
+        fresh = jax.eval_shape(functools.partial(fresh_state, tx), moving)
+        state = train.saved_state(fresh, frozen)
         placed = sharding.state_shardings(each, state, param_shapes(config))
         jax.tree.map(lambda leaf, where: where.shard_shape(leaf.shape), state, placed)
 

@@ -16,10 +16,10 @@ from gem_jax import checkpoint, sharding, train
 from gem_jax.config import ConfigError, MeshConfig, read_json, to_dict
 from gem_jax.objectives import text_loss
 from gem_jax.optimizer import flat, merge, optimizer, split
+from gem_jax.step import fresh_state, train_step
 from gem_jax.templates import TokenError
 from gem_jax.tokenizer import load_tokenizer
 from gem_jax.tokens import require_template
-from gem_jax.train import train_step
 
 # One recipe for many tests: its step is compiled once. Adam's ε damps what float noise would flip.
 ALL_ROUND = tiny.changed(
@@ -49,7 +49,7 @@ def stepper(config):
 def after(config, params, batches, dense=None):
     """(parameters, losses) after a step on each batch."""
     moving, frozen = split(params, config.train.trainable)
-    state = train.fresh_state(optimizer(config.optimizer, config.train.steps), moving)
+    state = fresh_state(optimizer(config.optimizer, config.train.steps), moving)
     losses = []
     for batch in batches:
         state, metrics = stepper(config)(state, frozen, batch, dense)
