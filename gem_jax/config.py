@@ -27,11 +27,35 @@ def _require(holds: bool, field: str, got: Any, expected: str) -> None:
 
 
 @dataclass(frozen=True)
+class SourceConfig:
+    """A part of a mixture: shards, or an official instruction file with its ECGs and pages."""
+
+    path: str
+    """Folder that `gem-jax prep` wrote, or a .json list of {id, ecg, image, conversations}."""
+    weight: float | None = None
+    """Its share of the rows, beside the others' weights. None, then of all: every record of the
+    mixture is seen equally often."""
+    ecgs: str = ""
+    """Folder below which an official file's `ecg` lies."""
+    images: str = ""
+    """Folder below which its `image` lies; empty: each page is drawn from its record."""
+    allow_missing: tuple[Literal["ecg", "image"], ...] = ()
+    """Keys that its rows may lack: without `ecg` a page is shown alone, without `image` the
+    record's page is drawn."""
+    split: str = "train"
+    """Of the shards: train or test."""
+
+    def __post_init__(self):
+        positive = self.weight is None or self.weight > 0
+        _require(positive, "data.mixture.weight", self.weight, "a positive number or none")
+
+
+@dataclass(frozen=True)
 class DataConfig:
     """Which examples a step sees, and in what words."""
 
     shards: str
-    """Folder that `gem-jax prep` wrote."""
+    """Folder that `gem-jax prep` wrote; empty where `mixture` names what is read."""
     tokenizer: str
     """Folder of the tokenizer; empty: the starting checkpoint's."""
     style: Literal["full", "brief"]
@@ -44,12 +68,43 @@ class DataConfig:
     """Change training records by label-true augmentation, and make their texts anew."""
     seed: int
     cut: Literal["refuse", "original"] = "refuse"
-    """A row that is too long ends the run; or its end is cut off wherever that falls, as in the
+    """A row that is too long is broken; or its end is cut off wherever that falls, as in the
     original, and metrics.jsonl counts it."""
+    mixture: tuple[SourceConfig, ...] = ()
+    """What is read instead of `shards`."""
+    held_out: tuple[SourceConfig, ...] = ()
+    """What the run is evaluated on while it trains."""
+    held_out_rows: int | None = None
+    """So many of them, drawn once by the seed; None: all."""
+    shuffle: bool = True
+    """False: the order of the files."""
+    reading: Literal["ours", "original"] = "ours"
+    """How a signal and a page become arrays; see `gem_jax.preprocess`."""
+    bucket: int = 128
+    """A batch is as long as its longest row, rounded up to a multiple of this many tokens."""
+    media: int = 1
+    """ECGs with their pages for which a row has room."""
+    workers: int = 0
+    """Processes that make rows; 0: a thread. The rows are the same."""
+    max_broken: int = 0
+    """Records that may be skipped because they cannot be read or used."""
 
     def __post_init__(self):
         _require(self.length > 0, "data.length", self.length, "a positive number of tokens")
         _require(self.batch_size > 0, "data.batch_size", self.batch_size, "a positive number")
+        _require(self.bucket > 0, "data.bucket", self.bucket, "a positive number of tokens")
+        _require(self.media > 0, "data.media", self.media, "a positive number")
+        _require(self.workers >= 0, "data.workers", self.workers, "≥ 0")
+        _require(self.max_broken >= 0, "data.max_broken", self.max_broken, "≥ 0")
+        _require(0 <= self.seed < 2**32, "data.seed", self.seed, "0 ≤ seed < 2³²")
+        weighted = {source.weight is None for source in self.mixture}
+        _require(len(weighted) < 2, "data.mixture.weight", "some", "all with a weight, or none")
+        _require(not (self.shards and self.mixture), "data.shards", self.shards, "no mixture too")
+
+    @property
+    def sources(self) -> tuple[SourceConfig, ...]:
+        """What is read: the mixture, or the one folder of shards."""
+        return self.mixture or (SourceConfig(self.shards),)
 
 
 @dataclass(frozen=True)
@@ -168,6 +223,9 @@ def from_dict(kind: type[T], values: Any, where: str) -> T:
 def _field(hint: Any, value: Any, where: str) -> Any:
     if dataclasses.is_dataclass(hint):
         return from_dict(hint, value, where)  # type: ignore[arg-type]
+    if typing.get_origin(hint) is tuple and isinstance(value, list | tuple):
+        kind = typing.get_args(hint)[0]
+        return tuple(_field(kind, one, f"{where}[{at}]") for at, one in enumerate(value))
     if isinstance(hint, types.UnionType):
         if value is None:
             return None
