@@ -6,6 +6,7 @@ should have chosen; defaults exist where there is one right answer.
 
 import dataclasses
 import json
+import re
 import types
 import typing
 from dataclasses import dataclass
@@ -155,13 +156,38 @@ class TrainConfig:
     checkpoint_every: int
     seed: int
     keep: int = 2
-    """Checkpoints kept."""
+    """Checkpoints kept, beside the one with the best held-out loss."""
+    checkpoint_minutes: float | None = None
+    """Save also when so many minutes have passed since the last save."""
+    eval_every: int | None = None
+    """After so many steps, and after the last, evaluate on `data.held_out` and save."""
+    grow_vocab: bool = False
+    """Give the start's vocabulary rows up to `model.llm.vocab_size`: the mean of its own."""
 
     def __post_init__(self):
         _require(self.steps > 0, "train.steps", self.steps, "a positive number of steps")
-        _require(bool(self.trainable), "train.trainable", self.trainable, "at least one part")
         _require(self.checkpoint_every > 0, "train.checkpoint_every", self.checkpoint_every, "> 0")
         _require(self.keep > 0, "train.keep", self.keep, "a positive number")
+        for name in ("checkpoint_minutes", "eval_every"):
+            value = getattr(self, name)
+            _require(value is None or value > 0, f"train.{name}", value, "a positive number or none")
+
+
+@dataclass(frozen=True)
+class LoraConfig:
+    """Low-rank adapters beside frozen kernels: W + alpha / rank · A·B (arXiv 2106.09685)."""
+
+    rank: int
+    alpha: float
+    targets: tuple[str, ...] = (r"llm/layers/(self_attn/[qkvo]_proj|mlp/(gate|up|down)_proj)",)
+    """Patterns of dense layers' whole paths, in the LLM or a projector."""
+
+    def __post_init__(self):
+        _require(self.rank > 0, "lora.rank", self.rank, "a positive number")
+        _require(self.alpha > 0, "lora.alpha", self.alpha, "> 0")
+        _require(bool(self.targets), "lora.targets", self.targets, "at least one pattern")
+        for target in self.targets:
+            _require(_is_pattern(target), "lora.targets", target, "a regular expression")
 
 
 @dataclass(frozen=True)
@@ -173,8 +199,11 @@ class Config:
     optimizer: OptimizerConfig
     mesh: MeshConfig
     train: TrainConfig
+    lora: LoraConfig | None = None
+    """Adapters to train beside the parts that `train.trainable` names; the LLM is frozen."""
 
     def __post_init__(self):
+        self._check_moving()
         _require(
             self.data.length <= self.model.max_length,
             "data.length",
@@ -187,6 +216,22 @@ class Config:
             self.data.length,
             f"more than the {self.model.num_media_tokens} tokens of an ECG and its page",
         )
+
+    def _check_moving(self) -> None:
+        moving = self.train.trainable
+        if self.lora is None:
+            _require(bool(moving), "train.trainable", moving, "at least one part")
+            return
+        kept = not any(part.split("/")[0] == "llm" for part in moving)
+        _require(kept, "train.trainable", moving, "nothing of llm beside `lora`: it is frozen")
+
+
+def _is_pattern(text: str) -> bool:
+    try:
+        re.compile(text)
+    except re.error:
+        return False
+    return True
 
 
 def to_dict(config: Any) -> dict[str, Any]:
