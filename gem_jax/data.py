@@ -42,6 +42,8 @@ class TrainBatch:
     num_tokens: int
     squared_lengths: int
     rows_cut: int = 0
+    tasks: tuple[str, ...] = ()
+    """The source of every row of `record_ids`, where the run has several."""
 
 
 def augmented(
