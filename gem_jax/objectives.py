@@ -10,6 +10,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from gem_jax.config import Config
+from gem_jax.lora import for_compute, with_lora
 from gem_jax.models.gem import Batch, Gem
 from gem_jax.models.pretrain import DenseTargets, Pretrain, dense_loss
 
@@ -27,7 +28,7 @@ def instruct_loss(
     config: Config, params: dict, batch: Batch, dense: DenseTargets | None
 ) -> tuple[jax.Array, Metrics]:
     """Returns (loss of the answers, no parts): stages 1 and 2."""
-    logits: Any = Gem(config.model).apply({"params": params}, batch)
+    logits: Any = applied(config, params, batch)
     return text_loss(logits, batch), {}
 
 
@@ -38,7 +39,7 @@ def pretrain_loss(
     assert dense is not None
     said: Any
     logits: Any
-    said, logits = Pretrain(config.model).apply({"params": params}, batch)
+    said, logits = applied(config, params, batch)
     parts = dense_loss(said, dense) | {"text": text_loss(logits, batch)}
     total = jnp.stack(list(parts.values())).sum()
     return total, {f"loss_{name}": part for name, part in parts.items()}
@@ -49,4 +50,11 @@ LOSSES: dict[str, Loss] = {"instruct": instruct_loss, "pretrain": pretrain_loss}
 
 def model_of(config: Config) -> nn.Module:
     """Returns the module that the objective trains."""
-    return {"instruct": Gem, "pretrain": Pretrain}[config.train.objective](config.model)
+    kind = {"instruct": Gem, "pretrain": Pretrain}[config.train.objective]
+    return with_lora(kind(config.model), config.lora)
+
+
+def applied(config: Config, params: dict, batch: Batch) -> Any:
+    """Returns what the objective's module gives for the batch."""
+    computed = for_compute(params, config.model.llm.dtype) if config.lora else params
+    return model_of(config).apply({"params": computed}, batch)

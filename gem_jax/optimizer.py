@@ -8,6 +8,7 @@ import optax
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from gem_jax.config import ConfigError, OptimizerConfig
+from gem_jax.lora import is_factor
 
 PARTS = (
     *("ecg_tower", "vision_tower", "ecg_projector", "mm_projector", "image_newline", "llm"),
@@ -41,20 +42,30 @@ def optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformati
 
 
 def split(params: dict, trainable: tuple[str, ...]) -> tuple[dict, dict]:
-    """Returns (moving, frozen) halves of the tree by its top-level parts.
+    """Returns (moving, frozen): LoRA's factors and what lies under `trainable`; the rest.
 
-    ConfigError when a name of `trainable` is no part of the tree.
+    ConfigError when a path of `trainable`, of whole components, leads nowhere.
     """
-    unknown = sorted(set(trainable) - set(params))
+    leaves = flat(params)
+    unknown = sorted(name for name in trainable if not any(_under(path, name) for path in leaves))
     if unknown:
         raise ConfigError(f"train.trainable: got {unknown}, expected parts of {sorted(params)}")
-    moving = {part: tree for part, tree in params.items() if part in trainable}
-    return moving, {part: tree for part, tree in params.items() if part not in trainable}
+    moving = {
+        path: leaf
+        for path, leaf in leaves.items()
+        if is_factor(path) or any(_under(path, name) for name in trainable)
+    }
+    frozen = {path: leaf for path, leaf in leaves.items() if path not in moving}
+    return nested(moving), nested(frozen)
 
 
 def merge(moving: dict, frozen: dict) -> dict:
     """Returns the whole tree of the two halves that `split` made."""
-    return {**moving, **frozen}
+    return nested(flat(moving) | flat(frozen))
+
+
+def _under(path: str, name: str) -> bool:
+    return f"{path}/".startswith(f"{name}/")
 
 
 def flat(params: dict) -> dict:

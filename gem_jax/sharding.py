@@ -49,6 +49,19 @@ PARAM_RULES: tuple[tuple[str, P], ...] = (
     (r"vision_tower/layers/([qkv]_proj|fc1)/bias", P(None, "tensor")),
     (r"vision_tower/layers/(out_proj|fc2)/kernel", P(None, "tensor", "fsdp")),
     (r"vision_tower/layers/(out_proj|fc2)/bias", P()),
+    # Factors of LoRA: the axis that a kernel cuts of its inputs or outputs; the rank is never cut.
+    (r"llm/lm_head/kernel_lora_a", P("fsdp", None)),
+    (r"llm/lm_head/kernel_lora_b", P(None, "tensor")),
+    (r"llm/layers/self_attn/[qkv]_proj/kernel_lora_a", P(None, "fsdp", None)),
+    (r"llm/layers/self_attn/[qkv]_proj/kernel_lora_b", P(None, None, "tensor")),
+    (r"llm/layers/self_attn/o_proj/kernel_lora_a", P(None, "tensor", None)),
+    (r"llm/layers/self_attn/o_proj/kernel_lora_b", P(None, None, "fsdp")),
+    (r"llm/layers/mlp/(gate|up)_proj/kernel_lora_a", P(None, "fsdp", None)),
+    (r"llm/layers/mlp/(gate|up)_proj/kernel_lora_b", P(None, None, "tensor")),
+    (r"llm/layers/mlp/down_proj/kernel_lora_a", P(None, "tensor", None)),
+    (r"llm/layers/mlp/down_proj/kernel_lora_b", P(None, None, "fsdp")),
+    (r"(ecg|mm)_projector/(linear|\d+)/kernel_lora_a", P("fsdp", None)),
+    (r"(ecg|mm)_projector/(linear|\d+)/kernel_lora_b", P(None, "tensor")),
     (r"dense_head/(waves|qrs|summary)/(kernel|bias)", P()),
 )
 
