@@ -8,7 +8,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from gem_jax import sharding, train
+from gem_jax import resume, sharding
 from gem_jax.config import Config, ConfigError, MeshConfig
 from gem_jax.models.gem import abstract_batch, abstract_params
 from gem_jax.models.pretrain import DenseTargets
@@ -71,7 +71,7 @@ def test_the_recipe_has_a_place_for_everything(spec):
         moving, frozen = split(param_shapes(config), config.train.trainable)
         tx = optimizer(config.optimizer, config.train.steps)
         fresh = jax.eval_shape(functools.partial(fresh_state, tx), moving)
-        state = train.saved_state(fresh, frozen)
+        state = resume.saved_state(fresh, frozen)
         placed = sharding.state_shardings(each, state, param_shapes(config))
         jax.tree.map(lambda leaf, where: where.shard_shape(leaf.shape), state, placed)
 

@@ -23,7 +23,7 @@ def test_a_start_gives_its_parts_and_the_recipe_names_the_rest():
     missing = {part: tree for part, tree in extra.items() if part != "ecg_projector"}
     made = initial_params(config, missing)
     assert set(made) == set(start)
-    assert made["llm"] is start["llm"]
+    assert made["llm"]["norm"]["scale"] is start["llm"]["norm"]["scale"]
     kernel = made["ecg_projector"]["linear"]["kernel"]
     assert kernel.shape == start["ecg_projector"]["linear"]["kernel"].shape
     again = initial_params(config, missing)["ecg_projector"]["linear"]["kernel"]

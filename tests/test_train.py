@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import tiny
-from gem_jax import checkpoint, sharding, train
+from gem_jax import checkpoint, run_folder, sharding, train
 from gem_jax.config import ConfigError, MeshConfig, read_json, to_dict
 from gem_jax.objectives import text_loss
 from gem_jax.optimizer import flat, merge, optimizer, split
@@ -155,14 +155,14 @@ def test_a_run_keeps_the_files_that_its_start_was_imported_from(prepared, tmp_pa
     source = {"layout": "official", "name": "LLaVA", "config": {"_name_or_path": "vicuna"}}
     start, run = checkpoint.Located(tmp_path / "start", 0), checkpoint.Located(tmp_path / "run", 0)
     checkpoint.write_config(start.root, {"model": to_dict(config.model), "source": source})
-    train._write_run(config, run.root, tokenizer, start)
+    run_folder.write_run(config, run.root, tokenizer, start)
     assert read_json(run.root / "config.json") == {**to_dict(config), "source": source}
-    train._refuse_another_config(config, run.root)
-    train._write_run(config, run.root, tokenizer, run)
+    run_folder.refuse_another_config(config, run.root)
+    run_folder.write_run(config, run.root, tokenizer, run)
     assert read_json(run.root / "config.json")["source"] == source, "it goes on, and keeps them"
     with pytest.raises(ConfigError, match="another run's config"):
-        train._refuse_another_config(tiny.changed(config, train={"seed": 6}), run.root)
-    train._write_run(config, tmp_path / "fresh", tokenizer, None)
+        run_folder.refuse_another_config(tiny.changed(config, train={"seed": 6}), run.root)
+    run_folder.write_run(config, tmp_path / "fresh", tokenizer, None)
     assert read_json(tmp_path / "fresh" / "config.json") == to_dict(config)
 
 
