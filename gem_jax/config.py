@@ -45,6 +45,8 @@ class SourceConfig:
     record's page is drawn."""
     split: str = "train"
     """Of the shards: train or test."""
+    task: str = ""
+    """Its name in the metrics; empty: that of its file or folder."""
 
     def __post_init__(self):
         positive = self.weight is None or self.weight > 0
@@ -117,12 +119,16 @@ class OptimizerConfig:
     final_fraction: float
     weight_decay: float
     clip_norm: float
+    learning_rates: tuple[tuple[str, float], ...] = ()
+    """(path prefix, peak rate) of sets that have their own; all others have `learning_rate`."""
     b1: float = 0.9
     b2: float = 0.999
     eps: float = 1e-8
 
     def __post_init__(self):
         _require(self.learning_rate > 0, "optimizer.learning_rate", self.learning_rate, "> 0")
+        for prefix, rate in self.learning_rates:
+            _require(rate > 0, f"optimizer.learning_rates[{prefix}]", rate, "> 0")
         _require(self.clip_norm > 0, "optimizer.clip_norm", self.clip_norm, "> 0")
         _require(self.warmup_steps >= 0, "optimizer.warmup_steps", self.warmup_steps, "≥ 0")
 
@@ -150,11 +156,18 @@ class TrainConfig:
     """`pretrain`: dense targets for the ECG encoder and text alone for the LLM; `instruct`: GEM."""
     steps: int
     trainable: tuple[str, ...]
-    """Top-level parts that move, of `gem_jax.optimizer.PARTS`; all others are frozen."""
+    """Paths of what moves, of whole components: `llm`, `llm/lm_head`; all else is frozen."""
     init_parts: tuple[str, ...]
     """Top-level parts initialised at random because the start lacks them."""
     checkpoint_every: int
     seed: int
+    accumulate: int = 1
+    """Micro-batches that a batch is computed in, one after the other; one update a batch."""
+    loss_weighting: Literal["token", "microbatch"] = "token"
+    """Every labelled token of a batch counts the same; or every micro-batch, as in the original,
+    whose micro-batch is that of one device: there `accumulate` is its devices × its own."""
+    loss_chunk: int = 512
+    """Tokens of each row whose logits exist at a time."""
     keep: int = 2
     """Checkpoints kept, beside the one with the best held-out loss."""
     checkpoint_minutes: float | None = None
@@ -167,10 +180,14 @@ class TrainConfig:
     def __post_init__(self):
         _require(self.steps > 0, "train.steps", self.steps, "a positive number of steps")
         _require(self.checkpoint_every > 0, "train.checkpoint_every", self.checkpoint_every, "> 0")
+        _require(self.accumulate > 0, "train.accumulate", self.accumulate, "a positive number")
+        _require(self.loss_chunk > 0, "train.loss_chunk", self.loss_chunk, "a positive number")
         _require(self.keep > 0, "train.keep", self.keep, "a positive number")
         for name in ("checkpoint_minutes", "eval_every"):
             value = getattr(self, name)
-            _require(value is None or value > 0, f"train.{name}", value, "a positive number or none")
+            _require(
+                value is None or value > 0, f"train.{name}", value, "a positive number or none"
+            )
 
 
 @dataclass(frozen=True)
@@ -204,6 +221,12 @@ class Config:
 
     def __post_init__(self):
         self._check_moving()
+        _require(
+            self.data.batch_size % self.train.accumulate == 0,
+            "train.accumulate",
+            self.train.accumulate,
+            f"a divisor of data.batch_size ({self.data.batch_size})",
+        )
         _require(
             self.data.length <= self.model.max_length,
             "data.length",

@@ -25,6 +25,8 @@ Reading = Literal["ours", "original"]
 MODEL_RATE_HZ = 500.0
 # |mV| beyond this is a record in another unit: no heart gives it, and half precision overflows.
 MAX_ABS_MV = 50.0
+# What Pillow raises for a damaged picture, by its format: a broken PNG is a SyntaxError.
+DAMAGED = (OSError, SyntaxError, ValueError, EOFError)
 # OpenAI's CLIP was trained with these channel means and deviations; LLaVA keeps them.
 CLIP_MEAN = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)
 CLIP_STD = np.array([0.26862954, 0.26130258, 0.27577711], np.float32)
@@ -106,7 +108,7 @@ def read_page(path: Path) -> Image.Image:
         with Image.open(path) as page:
             page.load()
             return page
-    except (OSError, Image.DecompressionBombError) as error:
+    except (*DAMAGED, Image.DecompressionBombError) as error:
         raise BadInput(
             f"{path}: cannot be read ({error}), expected a whole picture such as a PNG or JPEG"
         ) from error

@@ -22,7 +22,7 @@ import tiny
 from gem_jax import checkpoint, cli
 from gem_jax.answers import Model, Question, answer, prompt, prompt_length, prompts
 from gem_jax.config import ConfigError
-from gem_jax.data import train_row
+from gem_jax.train_rows import train_row
 from gem_jax.generate import generate
 from gem_jax.inputs import Exhibit, Medium, medium_of, room_for
 from gem_jax.models.clip import ClipConfig
