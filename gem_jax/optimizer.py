@@ -4,6 +4,9 @@ Frozen parameters get no gradient and no optimizer state: the tree is split by p
 the trainable half is differentiated (`optax.masked` would pass raw gradients through).
 """
 
+from typing import Any
+
+import jax
 import optax
 from flax.traverse_util import flatten_dict, unflatten_dict
 
@@ -28,7 +31,10 @@ def schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
 
 
 def optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
-    """Returns clip → AdamW with the schedule of `steps` updates."""
+    """Returns clip → AdamW with the schedule of `steps` updates, each set at its own rate.
+
+    Norms and biases do not decay, as in the original.
+    """
     return optax.chain(
         optax.clip_by_global_norm(config.clip_norm),
         optax.adamw(
@@ -37,8 +43,43 @@ def optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformati
             config.b2,
             config.eps,
             weight_decay=config.weight_decay,
+            mask=_decays,
         ),
+        *([_own_rates(config)] if config.learning_rates else []),
     )
+
+
+def _decays(params: dict) -> dict:
+    names = ("scale", "bias")
+    return jax.tree.map_with_path(lambda keys, _: keys[-1].key not in names, params)
+
+
+def _own_rates(config: OptimizerConfig) -> optax.GradientTransformation:
+    """Returns what scales a set's updates by its own rate over the usual one.
+
+    Of the prefixes that hold for a parameter the longest counts. ConfigError at `init` when one
+    leads to nothing that moves.
+    """
+    rates = dict(config.learning_rates)
+
+    def init(params: dict) -> optax.EmptyState:
+        paths = flat(params)
+        unknown = [name for name in rates if not any(_under(path, name) for path in paths)]
+        if unknown:
+            raise ConfigError(
+                f"optimizer.learning_rates: got {unknown}, expected paths of what moves, which "
+                f"lies in {sorted(params)}; see train.trainable"
+            )
+        return optax.EmptyState()
+
+    def update(updates: dict, state: optax.EmptyState, params: Any = None) -> Any:
+        def scaled(path: str, leaf: jax.Array) -> jax.Array:
+            own = max((name for name in rates if _under(path, name)), key=len, default=None)
+            return leaf if own is None else leaf * (rates[own] / config.learning_rate)
+
+        return nested({path: scaled(path, leaf) for path, leaf in flat(updates).items()}), state
+
+    return optax.GradientTransformation(init, update)
 
 
 def split(params: dict, trainable: tuple[str, ...]) -> tuple[dict, dict]:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from gem_jax.models.layers import ACTIVATIONS, attention, merge_heads, split_heads
+from gem_jax.models.layers import ACTIVATIONS, attention, by_rows, merge_heads, split_heads
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class ClipBlock(nn.Module):
     def __call__(self, carry, layer):
         cfg = self.config
         options = {"dtype": cfg.dtype, "param_dtype": cfg.param_dtype}
-        hidden, selected = carry
+        hidden, selected = by_rows(carry[0]), carry[1]
         normed = nn.LayerNorm(cfg.norm_eps, name="layer_norm1", **options)(hidden)
         q, k, v = (
             split_heads(
