@@ -83,20 +83,25 @@ def walk(path: Path) -> Iterator[tuple[Any, int, int]]:
 
 def _walk(text: str) -> Iterator[tuple[Any, int, int]]:
     decode = json.JSONDecoder().raw_decode
-    at, bytes_before, told = _after(text, int(text.startswith("\ufeff"))), 0, 0
-    if text[at : at + 1] != "[":
-        raise json.JSONDecodeError("no list", text, at)
-    at = _after(text, at + 1)
-    while text[at : at + 1] != "]":
+    at, seen, num_bytes = _expect(text, _after(text, int(text.startswith("\ufeff"))), "["), 0, 0
+    more = text[at : at + 1] != "]"
+    while more:
         row, end = decode(text, at)
-        bytes_before += len(text[told:at].encode())
-        size = len(text[at:end].encode())
-        yield row, bytes_before, bytes_before + size
-        bytes_before, told, at = bytes_before + size, end, _after(text, end)
-        if text[at : at + 1] == ",":
-            at = _after(text, at + 1)
-        elif text[at : at + 1] != "]":
-            raise json.JSONDecodeError("expected ',' or ']' behind a row", text, at)
+        start = num_bytes + len(text[seen:at].encode())
+        num_bytes, seen = start + len(text[at:end].encode()), end
+        yield row, start, num_bytes
+        at = _after(text, end)
+        more = text[at : at + 1] != "]"
+        at = _expect(text, at, ",") if more else at
+    if (end := _expect(text, at, "]")) != len(text):
+        raise json.JSONDecodeError("expected nothing behind the list", text, end)
+
+
+def _expect(text: str, at: int, sign: str) -> int:
+    """Returns where the text goes on behind a sign; JSONDecodeError if another stands there."""
+    if text[at : at + 1] != sign:
+        raise json.JSONDecodeError(f"expected {sign!r}", text, at)
+    return _after(text, at + 1)
 
 
 def _after(text: str, at: int) -> int:
