@@ -9,6 +9,7 @@ model with them.
 """
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 from gem_jax.config import (
@@ -242,8 +243,9 @@ def _canvases(official: GemConfig, demo: GemConfig) -> tuple[tuple[int, int], ..
 
 
 def _demos(source: SourceConfig) -> SourceConfig:
-    """The demo's shards in a source's place, with its weight."""
-    return SourceConfig(DATA, weight=source.weight, split=source.split)
+    """The demo's shards in a source's place, under its name and with its weight."""
+    task = source.task or Path(source.path).stem
+    return SourceConfig(DATA, weight=source.weight, split=source.split, task=task)
 
 
 def parts(model: GemConfig, objective: str) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from gem_jax import log
-from gem_jax.config import Config
+from gem_jax.config import Config, OptimizerConfig
 from gem_jax.data import TrainBatch, ids_hash
 from gem_jax.flops import formula, llm_matmul_weights, passes, step_flops
 from gem_jax.objectives import Metrics
@@ -68,7 +68,7 @@ def recorder(
         row = {
             "step": sent.step,
             **values,
-            "learning_rate": float(rates(sent.step)),
+            **learning_rates(config.optimizer, float(rates(sent.step))),
             "tokens_per_s": got.num_tokens / step_s,
             "mfu": log.mfu(work, step_s),
             "data_wait": sent.waited_s / step_s,
@@ -76,12 +76,21 @@ def recorder(
         }
         if config.data.cut != "refuse":
             row["rows_cut"] = got.rows_cut
+        if got.skipped:
+            row["records_skipped"] = got.skipped
         log.append_metrics(path, row)
         if track is not None:
             track(sent.step, numbers(row))
         tell(sent.step + 1, row)
 
     return record
+
+
+def learning_rates(config: OptimizerConfig, rate: float) -> dict[str, float]:
+    """Returns the step's rate, and that of each set which has its own."""
+    share = rate / config.learning_rate
+    own = {f"learning_rate/{name}": peak * share for name, peak in config.learning_rates}
+    return {"learning_rate": rate, **own}
 
 
 def scalars(metrics: Mapping[str, Any], tasks: Sequence[str]) -> dict[str, float]:

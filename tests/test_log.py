@@ -13,7 +13,13 @@ from gem_jax import log, record
 from gem_jax.data import TrainBatch
 
 BATCH = TrainBatch(
-    tiny.batch(2), None, ("a", "b"), num_tokens=30, squared_lengths=500, tasks=("ptbxl", "ludb")
+    tiny.batch(2),
+    None,
+    ("a", "b"),
+    num_tokens=30,
+    squared_lengths=500,
+    tasks=("ptbxl", "ludb"),
+    skipped=3,
 )
 
 
@@ -62,8 +68,10 @@ def test_a_frozen_language_model_costs_no_gradients_of_its_weights(work_of):
 
 def test_a_steps_row_is_complete_and_goes_to_the_trackers_as_numbers(tmp_path):
     tracked: list = []
+    rates = {"learning_rate": 0.2, "learning_rates": (("mm_projector", 0.1),)}
+    config = tiny.changed(tiny.instruct(), optimizer=rates)
     write = record.recorder(
-        *(tmp_path / "metrics.jsonl", "run", tiny.instruct(), tiny.params(), 0),
+        *(tmp_path / "metrics.jsonl", "run", config, tiny.params(), 0),
         track=lambda step, row: tracked.append((step, row)),
     )
     metrics = {name: jnp.ones(()) for name in ("loss", "grad_norm", "param_norm")}
@@ -73,6 +81,9 @@ def test_a_steps_row_is_complete_and_goes_to_the_trackers_as_numbers(tmp_path):
     assert row["step"] == 5
     assert (row["loss/ptbxl"], row["loss/ludb"]) == (1.5, 2.0)
     assert {*metrics, "learning_rate", "tokens_per_s", "mfu", "data_wait"} < set(row)
+    assert row["records_skipped"] == 3
+    assert row["learning_rate"] > 0
+    assert row["learning_rate/mm_projector"] == pytest.approx(row["learning_rate"] / 2)
     assert not set(rows) & set(row)
     ((step, numbers),) = tracked
     assert step == 5
