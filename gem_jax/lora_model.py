@@ -16,7 +16,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from gem_jax.config import LoraConfig
 from gem_jax.lora import is_factor
 
-METHODS = ("__call__", "hidden")
+METHODS = ("__call__", "hidden", "logits")
 # PEFT's: uniform within ±1/√inputs, whose variance is a third of 1/inputs.
 DRAWN = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 # qwix asks flax for a name that flax has given up, at every parameter.

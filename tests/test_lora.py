@@ -13,8 +13,8 @@ import pytest
 import tiny
 from gem_jax import lora, sharding
 from gem_jax.config import ConfigError, LoraConfig, MeshConfig
-from gem_jax.models.gem import Gem
-from gem_jax.objectives import LOSSES, applied
+from gem_jax.lora_model import for_compute
+from gem_jax.objectives import mean_loss, model_of
 from gem_jax.optimizer import flat, merge, nested, optimizer, split
 from gem_jax.start import initial_params, param_shapes
 from gem_jax.step import fresh_state, train_step
@@ -58,12 +58,13 @@ def loss_of(config, params, batch=None):
 
 @functools.partial(jax.jit, static_argnums=0)
 def _loss(config, params, batch):
-    return LOSSES["instruct"](config, params, batch, None)[0]
+    return mean_loss(config, params, batch)
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def logits_of(config, params):
-    return applied(config, params, jax.tree.map(jnp.asarray, tiny.batch()))
+    computed = for_compute(params, config.model.llm.dtype)
+    return model_of(config).apply({"params": computed}, jax.tree.map(jnp.asarray, tiny.batch()))
 
 
 def bfloat16(config):
@@ -126,7 +127,7 @@ def test_what_cannot_be_trained_is_refused():
     for part in ("llm", "llm/lm_head"):
         with pytest.raises(ConfigError, match="nothing of llm beside `lora`"):
             config_of(train={"trainable": ("mm_projector", part)})
-    with pytest.raises(ConfigError, match="train.trainable: got .*at least one part"):
+    with pytest.raises(ConfigError, match=r"train.trainable: got .*at least one part"):
         dataclasses.replace(config_of(), lora=None)
 
 

@@ -34,6 +34,7 @@ def main(
     vision: Path | None = None,
     ecg_encoder: Path | None = None,
     ecg_projector: Path | None = None,
+    adapter: Path | None = None,
     dtype: Dtype = "keep",
     template: str | None = None,
 ) -> None:
@@ -46,6 +47,9 @@ def main(
         vision: Folder of the image encoder, instead of the config's mm_vision_tower.
         ecg_encoder: File (.pt, .bin, .safetensors) of an ECG encoder for a LLaVA or PULSE folder.
         ecg_projector: File of its projector. Without it the checkpoint serves `train` alone.
+        adapter: Folder of a PEFT adapter (LoRA) of `source`: it is merged in float32. Projectors
+            beside it (modules_to_save, LLaVA's non_lora_trainables.bin) take the place of
+            `source`'s; a config.json in it counts instead of `source`'s.
         dtype: What the parameters become; `keep` rounds nothing.
         template: The conversation template (vicuna_v1, qwen_2, ...), instead of the config's.
     """
@@ -61,7 +65,7 @@ def main(
         raise WeightsError(f"{source}: no such file or folder, expected a checkpoint to read")
     if ecg_projector and not ecg_encoder:
         raise WeightsError(f"--ecg-projector: got {ecg_projector}, expected --ecg-encoder with it")
-    added = Added(vision, ecg_encoder, ecg_projector)
+    added = Added(vision, ecg_encoder, ecg_projector, adapter)
     if not is_tower(source):
         shapes = _import_model(source, dest, added, dtype, template)
     elif added == Added() and template is None:
@@ -83,7 +87,7 @@ def _import_model(
     from gem_jax.templates import TEMPLATES
     from gem_jax.weights.dtypes import retyped
     from gem_jax.weights.progress import nbytes, track
-    from gem_jax.weights.read import filled_shapes, leaves, plan_import
+    from gem_jax.weights.read import config_folder, filled_shapes, leaves, plan_import
 
     if not (source / "config.json").is_file():
         raise WeightsError(f"{source}: got no config.json, expected the folder of a checkpoint")
@@ -102,18 +106,19 @@ def _import_model(
         parameters = track(leaves(plan), nbytes(shapes), "import")
         if dest.is_dir():
             dest.rmdir()
-        checkpoint.write_model(dest, config, parameters, Path(folder), _origin(source))
+        origin = _origin(source, config_folder(source, added))
+        checkpoint.write_model(dest, config, parameters, Path(folder), origin)
     return shapes
 
 
-def _origin(source: Path) -> dict[str, Any]:
+def _origin(source: Path, described: Path) -> dict[str, Any]:
     """Returns what the checkpoint keeps of its origin: the configs as they were, for export."""
     from gem_jax.weights.layout import layout_of
 
     origin: dict[str, Any] = {
-        "layout": "transformers" if layout_of(source) == "transformers" else "official",
+        "layout": "transformers" if layout_of(described) == "transformers" else "official",
         "name": source.resolve().name,
-        "config": read_json(source / "config.json"),
+        "config": read_json(described / "config.json"),
     }
     generation = source / "generation_config.json"
     return origin | ({"generation_config": read_json(generation)} if generation.is_file() else {})

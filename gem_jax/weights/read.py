@@ -17,6 +17,7 @@ from gem_jax.weights.filling import Source, require_fit, stacked, stored_dtypes
 from gem_jax.weights.hf_config import Official, read_official, with_ecg_encoder
 from gem_jax.weights.layout import layout_of, unknown_layout
 from gem_jax.weights.names import ECG_PREFIX, NEWLINE, VISION_PREFIX, Slot, gem_slots
+from gem_jax.weights.peft import Adapter, merging, over, read_adapter
 from gem_jax.weights.transformers_layout import read_transformers, transformers_slots
 
 ECG_PARTS = (ECG_PREFIX, "model.ecg_projector.")
@@ -32,6 +33,8 @@ class Added:
     """File of an ECG encoder for a LLaVA or PULSE that has none."""
     ecg_projector: Path | None = None
     """File of its projector; without one the parameters lack `ecg_projector`."""
+    adapter: Path | None = None
+    """Folder of a PEFT adapter that is merged into the folder's weights."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,7 @@ class Import:
     config: GemConfig
     """Its param_dtype says, part by part, what `leaves` gives."""
     sources: list[Source]
+    adapter: Adapter | None = None
 
 
 def plan_import(source: Path, added: Added) -> Import:
@@ -55,17 +59,32 @@ def plan_import(source: Path, added: Added) -> Import:
     official = _described(source, added)
     if added.ecg_encoder:
         official = with_ecg_encoder(official, added.ecg_encoder, source)
-    return checked(source, official.config, _sources(source, official, added))
+    sources = _sources(source, official, added)
+    if added.adapter is None:
+        return checked(source, official.config, sources)
+    adapter = read_adapter(added.adapter, official.config, _flat(abstract_params(official.config)))
+    plan = checked(source, official.config, over(sources, adapter.whole))
+    return dataclasses.replace(plan, adapter=adapter)
+
+
+def config_folder(source: Path, added: Added) -> Path:
+    """Returns the folder whose config.json describes the model.
+
+    LLaVA's adapter brings one: its base may be the language model alone.
+    """
+    own = added.adapter
+    return own if own and (own / "config.json").is_file() else source
 
 
 def _described(source: Path, added: Added) -> Official:
-    """Returns what the folder's config.json says, in either layout of a LLaVA."""
-    if layout_of(source) == "transformers":
+    """Returns what config.json says, in either layout of a LLaVA."""
+    described = config_folder(source, added)
+    if layout_of(described) == "transformers":
         if added.vision:
             got = f"--vision: got {added.vision}"
             raise WeightsError(f"{got}, expected none: {source} holds its own image encoder")
         return read_transformers(source)
-    return read_official(source, added.vision, NEWLINE in open_folder(source).entries)
+    return read_official(described, added.vision, NEWLINE in open_folder(source).entries)
 
 
 def checked(where: Path, config: GemConfig, sources: list[Source]) -> Import:
@@ -76,7 +95,10 @@ def checked(where: Path, config: GemConfig, sources: list[Source]) -> Import:
 
 def leaves(plan: Import) -> Iterator[tuple[str, np.ndarray]]:
     """Yields (path, parameter), one after the other; the caller drops one before the next."""
-    return stacked(_flat(abstract_params(plan.config)), plan.sources)
+    shapes = _flat(abstract_params(plan.config))
+    if plan.adapter is None:
+        return stacked(shapes, plan.sources)
+    return merging(shapes, plan.sources, plan.adapter)
 
 
 def filled_shapes(plan: Import) -> dict[str, jax.ShapeDtypeStruct]:
