@@ -221,6 +221,8 @@ class Config:
 
     def __post_init__(self):
         self._check_moving()
+        evaluates = self.train.eval_every is None or bool(self.data.held_out)
+        _require(evaluates, "data.held_out", self.data.held_out, "sources for train.eval_every")
         _require(
             self.data.batch_size % self.train.accumulate == 0,
             "train.accumulate",

@@ -80,7 +80,7 @@ def heldout_batches(config: Config, tokenizer: Tokenizer) -> Iterator[TrainBatch
 
     The last batch is filled with rows in which nothing is learnt, and whose ids are empty.
     """
-    still = dataclasses.replace(config.data, augment=False)
+    still = dataclasses.replace(config.data, augment=False, mixture=config.data.held_out)
     config = dataclasses.replace(config, data=still)
     opened = open_mixture(config, config.data.held_out, "data.held_out")
     places = sample(config, opened)

@@ -24,6 +24,11 @@ def metrics_file(run_dir: Path) -> Path:
     return run_dir / "metrics.jsonl"
 
 
+def heldout_file(run_dir: Path) -> Path:
+    """Returns the file with one JSON line an evaluation."""
+    return run_dir / "heldout.jsonl"
+
+
 def tokenizer_of(config: Config, start: checkpoint.Located | None) -> Tokenizer:
     """Returns the recipe's tokenizer, or the start's.
 

@@ -22,11 +22,14 @@ from jax.sharding import PartitionSpec as P
 from gem_jax import checkpoint, dry_run, log, processes, resume, sharding, signals, usage
 from gem_jax.config import Config, ConfigError
 from gem_jax.data import train_batches, train_mixture
+from gem_jax.heldout import evaluator, is_due, tell_best
 from gem_jax.inputs import require_sight
+from gem_jax.mixture import Mixture
 from gem_jax.optimizer import merge, optimizer, split
 from gem_jax.profiling import profiled
 from gem_jax.record import Pending, recorder
 from gem_jax.run_folder import (
+    heldout_file,
     metrics_file,
     nonfinite,
     refuse_another_config,
@@ -49,6 +52,7 @@ class Run:
     services: tuple[Service, ...]
     profile: int
     tokenizer: Tokenizer
+    mixture: Mixture
     tx: optax.GradientTransformation
     mesh: jax.sharding.Mesh
     writer: Any
@@ -83,7 +87,7 @@ def run(
     start = checkpoint.locate_any(source) if source else None
     tokenizer = tokenizer_of(config, start)
     # What cannot be trained is refused before anything is written.
-    train_mixture(config)
+    mixture = train_mixture(config)
     if config.train.objective == "instruct":
         require_sight(config.model)
     mesh = sharding.make_mesh(config.mesh)
@@ -94,7 +98,9 @@ def run(
         with checkpoint.checkpointer(run_dir, config.train.keep) as writer:
             state, frozen = begun or resume.restore(writer, config, tx, mesh)
             seen = (label, services, profile)
-            _loop(Run(config, run_dir, *seen, tokenizer, tx, mesh, writer, frozen), state)
+            read = (tokenizer, mixture)
+            _loop(Run(config, run_dir, *seen, *read, tx, mesh, writer, frozen), state)
+        tell_best(heldout_file(run_dir))
     return run_dir
 
 
@@ -118,7 +124,7 @@ def _loop(this: Run, state: TrainState) -> None:
     log.truncate_metrics(metrics_file(this.folder), first)
     step_fn = _compiled(this, state)
     place = processes.placement(this.mesh, config.data.batch_size)
-    batches = train_batches(config, this.tokenizer, first)
+    batches = train_batches(config, this.tokenizer, first, this.mixture)
     pending: Pending | None = None
     with (
         signals.wishes() as came,
@@ -126,6 +132,8 @@ def _loop(this: Run, state: TrainState) -> None:
         profiled(this.folder / "profile", first, this.profile) as profile,
     ):
         record = _recorded(this, state, first, track)
+        heldout = (this.mesh, heldout_file(this.folder))
+        evaluate = evaluator(config, this.tokenizer, *heldout, first, track)
         due, wish = _due(this, came), signals.NOTHING
         for step in range(first, steps):
             profile(step, state)
@@ -143,7 +151,9 @@ def _loop(this: Run, state: TrainState) -> None:
                 # First the row, then the checkpoint: a run that goes on behind it lacks no row.
                 record(pending)
                 pending = None
-                resume.save(this.writer, step + 1, state, frozen)
+                params = merge(state.moving, frozen)
+                loss = evaluate(step + 1, params) if wish == signals.SAVE else None
+                resume.save(this.writer, step + 1, state, frozen, loss)
             if wish > signals.SAVE:
                 break
     signals.end(wish)
@@ -184,7 +194,7 @@ def _due(this: Run, came: list[int]) -> Callable[[int], int]:
         if processes.is_first() and now - saved >= period_s:
             wish, saved = max(wish, signals.SAVE), now
         wish = agree(wish)
-        if done % train.checkpoint_every == 0 or done == train.steps:
+        if done % train.checkpoint_every == 0 or done == train.steps or is_due(this.config, done):
             wish = max(wish, signals.SAVE)
         if wish:
             saved = now
