@@ -65,7 +65,7 @@ def test_without_weights_each_record_is_seen_once_before_any_again(prepared, fil
 
 @pytest.mark.parametrize("weights", [(1.0, 1.0), (3.0, 1.0), (0.2, 0.8)])
 def test_weights_are_the_shares_of_the_rows(weights, prepared, files):
-    seen = drawn(mixed(prepared, files, weights), 600)
+    seen = drawn(mixed(prepared, files, weights), 200)
     share = np.mean([number == 0 for number, _ in seen])
     assert share == pytest.approx(weights[0] / sum(weights), abs=0.01)
     for number, size in ((0, 9), (1, 3)):
