@@ -7,6 +7,7 @@ none: its batches follow from the seed and the step.
 import functools
 import shutil
 import sys
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -87,7 +88,7 @@ def restore(
     """
     target = _target(config, tx, mesh)
     damaged: list[int] = []
-    for step in reversed(complete_steps(writer.directory.parent)):
+    for step in reversed(complete_steps(Path(writer.directory).parent)):
         saved = _read(writer, step, target)
         if saved is not None:
             _set_aside(writer, damaged, step)

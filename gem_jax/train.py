@@ -215,7 +215,10 @@ def cli(args: list[str]) -> int:
         print(dry_run.told(recipe, given.config))
         return 0
     processes.join(given.distributed)
-    print(run(given.config, given.run_dir, given.init, services=given.log, profile=given.profile))
+    seen = {"services": given.log, "profile": given.profile}
+    run_dir = run(given.config, given.run_dir, given.init, **seen)
+    if processes.is_first():
+        print(run_dir)
     return 0
 
 

@@ -59,7 +59,10 @@ def main() -> None:
 def begin(errors: Path) -> subprocess.Popen[str]:
     """Returns the process, on one device."""
     root = Path(__file__).parents[1]
-    own = {"PYTHONPATH": f"{root}:{root / 'tests'}", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    own = {
+        "PYTHONPATH": f"{root}:{root / 'tests'}",
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
     flags = {"XLA_FLAGS": "--xla_backend_optimization_level=0", "PYTHONWARNINGS": "ignore"}
     with errors.open("w") as stderr:
         return subprocess.Popen(
