@@ -75,18 +75,31 @@ def train_batches(
     return _batches(config, made, first_step, config.train.steps)
 
 
-def heldout_batches(config: Config, tokenizer: Tokenizer) -> Iterator[TrainBatch]:
+def heldout_mixture(config: Config) -> Mixture:
+    """Returns what the run is evaluated on, looked through; errors as of `open_mixture`."""
+    return open_mixture(_still(config), config.data.held_out, "data.held_out")
+
+
+def heldout_batches(
+    config: Config, tokenizer: Tokenizer, mixture: Mixture | None = None
+) -> Iterator[TrainBatch]:
     """Returns the held-out rows once, never augmented, always in the same order.
 
     The last batch is filled with rows in which nothing is learnt, and whose ids are empty.
     """
-    still = dataclasses.replace(config.data, augment=False, mixture=config.data.held_out)
-    config = dataclasses.replace(config, data=still)
-    opened = open_mixture(config, config.data.held_out, "data.held_out")
-    places = sample(config, opened)
-    made = MakeRow(config, tokenizer, opened, places, own_rows(config))
-    steps = -(-len(places) // config.data.batch_size)
-    return _batches(config, made, 0, steps, len(places))
+    opened = heldout_mixture(config) if mixture is None else mixture
+    still = _still(config)
+    places = sample(still, opened)
+    made = MakeRow(still, tokenizer, opened, places, own_rows(still))
+    steps = -(-len(places) // still.data.batch_size)
+    return _batches(still, made, 0, steps, len(places))
+
+
+def _still(config: Config) -> Config:
+    """Returns the recipe as it reads what is held out."""
+    parts = config.data.held_out
+    data = dataclasses.replace(config.data, augment=False, shards="", mixture=parts)
+    return dataclasses.replace(config, data=data)
 
 
 def own_rows(config: Config) -> tuple[int, ...]:

@@ -13,7 +13,7 @@ from jax.sharding import PartitionSpec as P
 
 from gem_jax import log, processes
 from gem_jax.config import Config
-from gem_jax.data import heldout_batches
+from gem_jax.data import heldout_batches, heldout_mixture
 from gem_jax.models.gem import Batch
 from gem_jax.models.pretrain import DenseTargets
 from gem_jax.objectives import counts_of, sums_of
@@ -29,12 +29,14 @@ def evaluator(
     It returns the loss and adds a row to `path`; None where nothing is due.
     """
     log.truncate_metrics(path, first + 1)
+    # Looked through before the first step, and once.
+    opened = None if config.train.eval_every is None else heldout_mixture(config)
     place = processes.placement(mesh, config.data.batch_size)
     everywhere = NamedSharding(mesh, P())
     measure = jax.jit(functools.partial(measured, config), out_shardings=everywhere)
 
     def found(params: dict) -> Iterator[tuple[Any, tuple[str, ...]]]:
-        for got in heldout_batches(config, tokenizer):
+        for got in heldout_batches(config, tokenizer, opened):
             yield jax.device_get(measure(params, place(got.batch), place(got.dense))), got.tasks
 
     def evaluate(done: int, params: dict) -> float | None:

@@ -49,6 +49,8 @@ def open_mixture(config: Config, parts: Sequence[SourceConfig], field: str) -> M
         ConfigError: when a source is not there or does not fit the objective.
         BadInput: when more records are broken than `data.max_broken`.
     """
+    if not parts:
+        raise ConfigError(f"{field}: got none, expected a folder of shards or an instruction file")
     sources: list[Source] = []
     found: dict[str, str] = {}
     for part in parts:

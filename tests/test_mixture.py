@@ -210,6 +210,8 @@ def test_held_out_rows_come_once_in_one_order_and_unchanged(prepared, files, tok
     assert last.record_ids[2:] == ("", "", "")
     assert last.batch.loss_mask[:2].any(axis=1).all() and not last.batch.loss_mask[2:].any()
     assert (last.batch.segments[2:].sum(axis=1) > 0).all(), "rows, so that no mean is of nothing"
+    beside_shards = tiny.changed(config, data={"mixture": (), "shards": str(prepared / "shards")})
+    assert all(map(alike, first, heldout_batches(beside_shards, tokenizer)))
     few = tiny.changed(config, data={"held_out_rows": 4})
     (some,) = heldout_batches(few, tokenizer)
     kept = {id for id in some.record_ids if id}
@@ -227,6 +229,8 @@ def test_wrong_mixtures_are_refused(prepared, files, tmp_path, tokenizer):
         config = official.config(prepared, official.source(tmp_path / path))
         with pytest.raises(ConfigError, match=said):
             train_batches(config, tokenizer, 0)
+    with pytest.raises(ConfigError, match=r"data.held_out: got none"):
+        heldout_batches(mixed(prepared, files), tokenizer)
     empty = official.config(prepared, official.source(official.write(tmp_path / "e.json", [])))
     with pytest.raises(ConfigError, match=r"e.json without a row"):
         train_batches(empty, tokenizer, 0)
