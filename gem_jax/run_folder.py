@@ -15,7 +15,7 @@ from gem_jax.tokens import require_template
 FREE = {
     "mesh": ("data", "fsdp", "tensor"),
     "train": ("checkpoint_every", "checkpoint_minutes", "keep"),
-    "data": ("workers",),
+    "data": ("workers", "max_broken"),
 }
 
 

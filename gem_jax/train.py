@@ -19,7 +19,17 @@ import optax
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from gem_jax import checkpoint, dry_run, log, processes, resume, sharding, signals, usage
+from gem_jax import (
+    checkpoint,
+    dry_run,
+    inspect_batches,
+    log,
+    processes,
+    resume,
+    sharding,
+    signals,
+    usage,
+)
 from gem_jax.config import Config, ConfigError
 from gem_jax.data import train_batches, train_mixture
 from gem_jax.heldout import evaluator, is_due, tell_best
@@ -215,11 +225,23 @@ def cli(args: list[str]) -> int:
         print(dry_run.told(recipe, given.config))
         return 0
     processes.join(given.distributed)
+    if given.inspect:
+        _inspect(given.config, given.run_dir, given.init, given.inspect)
+        return 0
     seen = {"services": given.log, "profile": given.profile}
     run_dir = run(given.config, given.run_dir, given.init, **seen)
     if processes.is_first():
         print(run_dir)
     return 0
+
+
+def _inspect(config: Config, run_dir: Path, init: Path | None, count: int) -> None:
+    """Prints the batches that the run begins or goes on with."""
+    steps = checkpoint.complete_steps(run_dir)
+    source = run_dir if steps else init
+    tokenizer = tokenizer_of(config, checkpoint.locate_any(source) if source else None)
+    for line in inspect_batches.told(config, tokenizer, count, steps[-1] if steps else 0):
+        print(line)
 
 
 def _arguments(recipe: Config) -> Any:
@@ -236,6 +258,10 @@ def _arguments(recipe: Config) -> Any:
             bool,
             False,
             "Print the recipe and what flags changed in it; train nothing.",
+        ),
+        (
+            *("inspect", int, 0),
+            "Print so many batches, those that the run goes on with, as texts; train nothing.",
         ),
         (
             *("distributed", bool, False),

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 
 import official
 import tiny
-from gem_jax import inspect_batches
+from gem_jax import inspect_batches, train
 from gem_jax.data import train_batches
 from gem_jax.tokenizer import load_tokenizer
 
@@ -57,3 +58,20 @@ def test_what_is_told_begins_where_the_run_goes_on(prepared, tokenizer, tmp_path
     begins = whole.index(later[1])
     assert whole[begins : begins + len(later) - 1] == later[1:]
     assert sum(line.startswith("step") for line in whole) == 4, "not beyond the run's last step"
+
+
+def test_inspect_prints_and_trains_nothing(prepared, tmp_path, capsys):
+    recipe = str(Path(__file__).parents[1] / "experiments" / "demo.py") + ":finetune"
+    flags = {
+        "--run-dir": tmp_path / "run",
+        "--data.shards": prepared / "shards",
+        "--data.tokenizer": prepared / "tokenizer",
+        "--data.batch-size": 2,
+        "--data.cut": "original",
+        "--inspect": 1,
+    }
+    assert train.cli([recipe, *(str(text) for pair in flags.items() for text in pair)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == inspect_batches.LEGEND and lines[1].startswith("step 0: 2 rows × ")
+    assert len(lines) == 6 and all("⟦" in line for line in (lines[3], lines[5]))
+    assert not (tmp_path / "run").exists()
