@@ -14,7 +14,7 @@ import tiny
 from gem_jax import lora, sharding
 from gem_jax.config import ConfigError, LoraConfig, MeshConfig
 from gem_jax.lora_model import for_compute
-from gem_jax.objectives import mean_loss, model_of
+from gem_jax.objectives import model_of
 from gem_jax.optimizer import flat, merge, nested, optimizer, split
 from gem_jax.start import initial_params, param_shapes
 from gem_jax.step import fresh_state, train_step
@@ -39,12 +39,12 @@ def begun(adapters: LoraConfig = LORA) -> dict:
     return initial_params(config_of(adapters), tiny.params())
 
 
-def trained(params: dict, seed: int = 1) -> dict:
+def trained(params: dict, spread: float = 0.3) -> dict:
     """Returns the tree with random factors B, as if it had been trained."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(1)
     return nested(
         {
-            path: jnp.asarray(rng.normal(0, 0.3, leaf.shape), leaf.dtype)
+            path: jnp.asarray(rng.normal(0, spread, leaf.shape), leaf.dtype)
             if path.endswith(lora.B)
             else leaf
             for path, leaf in flat(params).items()
@@ -58,7 +58,7 @@ def loss_of(config, params, batch=None):
 
 @functools.partial(jax.jit, static_argnums=0)
 def _loss(config, params, batch):
-    return mean_loss(config, params, batch)
+    return tiny.mean_loss(config, params, batch)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -250,3 +250,21 @@ def test_a_bfloat16_base_is_merged_in_float32_and_rounded_once():
         differing += (control != whole[path]).sum()
     assert differing > 100, "a merge in bfloat16 is another"
     assert {leaf.dtype for leaf in whole.values()} == {leaf.dtype for leaf in _host(base).values()}
+
+
+def test_the_merge_changes_logits_of_a_bfloat16_model_by_its_rounding_alone():
+    config = bfloat16(config_of())
+    plain = dataclasses.replace(config, lora=None, train=tiny.instruct().train)
+    params = trained(initial_params(config, tiny.drawn(param_shapes(plain))), spread=0.1)
+    unmerged = logits_of(config, params)
+    found = logits_of(plain, lora.merged(params, LORA))
+    size = float(jnp.std(unmerged))
+    # bfloat16 has 8 bits: a rounding is up to 0.4 % off, and a logit has seen dozens.
+    assert 0 < float(jnp.std(found - unmerged)) < 0.03 * size
+    base = logits_of(plain, lora.merged(begun_with(params), LORA))
+    assert float(jnp.std(found - base)) > 0.2 * size, "the factors count for more"
+
+
+def begun_with(params: dict) -> dict:
+    """Returns the tree with factors B of zero."""
+    return trained(params, spread=0.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import shutil
@@ -22,6 +23,7 @@ from gem_jax.weights.files import WeightsError, open_file, open_folder
 from gem_jax.weights.peft import PREFIX, WEIGHTS, read_adapter, read_factors, write_adapter
 from gem_jax.weights.peft_config import CONFIG
 from gem_jax.weights.read import Added, plan_import, read_gem, read_with
+from gem_jax.weights.write import write_gem
 
 GEM = Path(__file__).parent / "goldens" / "gem_llama_tiny"
 LLM = LlmConfig(97, 32, 2, 4, 2, 8, 48, 10_000.0, 1e-5)
@@ -198,6 +200,37 @@ def test_a_llava_adapter_brings_its_projector_in_a_file_of_its_own(tmp_path):
     )
     with pytest.raises(WeightsError, match=r"1 unknown tensors: mm_projector\.0"):
         plan_import(GEM, Added(adapter=folder))
+
+
+def test_a_llava_adapter_may_lie_over_the_language_model_alone(tmp_path):
+    """As LLaVA and GEM save it: config.json and everything that is not Vicuna's beside factors."""
+    torch = pytest.importorskip("torch", reason="torch is missing: pip install 'gem_jax[parity]'")
+    config, params = read_gem(GEM)
+    alone = dataclasses.replace(
+        config, ecg=None, vision=None, ecg_projector="identity", mm_projector="identity"
+    )
+    (tmp_path / "tokenizer").mkdir()
+    shutil.copyfile(GEM / "tokenizer.model", tmp_path / "tokenizer" / "tokenizer.model")
+    write_gem(tmp_path / "vicuna", alone, {"llm": params["llm"]}, tmp_path / "tokenizer")
+    folder = written(tmp_path / "adapter", config, ATTENTION, factors_of(config, ATTENTION))
+    shards = open_folder(GEM)
+    kept = {
+        PREFIX + name: torch.from_numpy(shards.read(name).copy())
+        for name in shards.entries
+        if name.startswith(("model.mm_projector", "model.ecg_"))
+    }
+    torch.save(kept, folder / "non_lora_trainables.bin")
+    with pytest.raises(WeightsError, match=r"unknown tensors: base_model\.model\.model\.ecg_"):
+        plan_import(tmp_path / "vicuna", Added(adapter=folder))
+    shutil.copyfile(GEM / "config.json", folder / "config.json")
+    for tower in ("clip_vision", "ecg_tower"):
+        shutil.copytree(GEM / tower, folder / tower)
+    found = imported(tmp_path / "vicuna", tmp_path / "over", adapter=folder)
+    expected = imported(GEM, tmp_path / "whole", adapter=folder)
+    assert found.keys() == expected.keys()
+    assert all(found[path].tobytes() == leaf.tobytes() for path, leaf in expected.items())
+    save.main(tmp_path / "over", tmp_path / "exported")
+    assert json.loads((tmp_path / "exported" / "config.json").read_text())["mm_ecg_tower"]
 
 
 def run_of(root: Path, config: GemConfig, leaves: dict, trainable=()) -> Path:
