@@ -11,6 +11,7 @@ from PIL import Image
 import official
 import tiny
 from data_prep.records import BadInput
+from data_prep.shards import encode, read_shard, shard_files, write_shard
 from gem_jax import broken
 from gem_jax.data import train_batches
 from gem_jax.preprocess import read_page
@@ -162,3 +163,29 @@ def test_a_picture_with_something_behind_its_end_is_whole(tmp_path):
     path.write_bytes(golden.read_bytes() + bytes(5000))
     broken.check_page(path)
     np.testing.assert_array_equal(np.asarray(read_page(path)), np.asarray(read_page(golden)))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_a_shard_that_is_not_whole_ends_the_run_before_it_begins(
+    share, prepared, tokenizer, tmp_path
+):
+    for shard in shard_files(prepared, "train"):
+        shutil.copy(shard, tmp_path / shard.name)
+        cut_off(tmp_path / shard.name, share)
+    recipe = tiny.changed(tiny.on(prepared, tiny.instruct()), data={"shards": str(tmp_path)})
+    with pytest.raises(BadInput, match="a shard is no whole ArrayRecord file"):
+        train_batches(recipe, tokenizer, 0)
+
+
+def test_an_element_that_is_no_example_is_skipped_up_to_the_limit(prepared, tokenizer, tmp_path):
+    whole = [encode(one) for one in read_shard(shard_files(prepared, "train")[0])]
+    write_shard(tmp_path / "train-00000-of-00001.array_record", [*whole, b"no element"])
+    data = {"shards": str(tmp_path), "shuffle": False, "batch_size": 7, "augment": False}
+    recipe = tiny.changed(
+        tiny.on(prepared, tiny.instruct()), data=data | {"max_broken": 1}, train={"steps": 1}
+    )
+    (got,) = train_batches(recipe, tokenizer, 0)
+    assert got.record_ids[6] == got.record_ids[0], "after the last comes the first"
+    assert got.skipped == 1
+    with pytest.raises(BadInput, match="element 6: shard: an element is no msgpack"):
+        list(train_batches(tiny.changed(recipe, data={"max_broken": 0}), tokenizer, 0))

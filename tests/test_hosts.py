@@ -31,8 +31,10 @@ PROGRAM = """
     from gem_jax.config import Config, from_dict, read_json
     from gem_jax.data import train_batches
     from gem_jax.hosts import exchange
+    from gem_jax.sharding import make_mesh
     from gem_jax.tokenizer import load_tokenizer
 
+    jax.set_mesh(make_mesh(from_dict(Config, read_json(Path(sys.argv[3])), "config").mesh))
     assert exchange({"told": "x" * (index + 1)}) == [{"told": "x"}, {"told": "xx"}]
     config = from_dict(Config, read_json(Path(sys.argv[3])), "config")
     for got in train_batches(config, load_tokenizer(Path(config.data.tokenizer)), 0):
