@@ -36,13 +36,18 @@ def saved_state(state: TrainState, frozen: dict) -> dict[str, Any]:
     }
 
 
-@jax.jit
 def sums(saved: dict[str, Any]) -> jax.Array:
     """Returns for each leaf the sum of its bits: what orbax reads back changed has another.
 
     Whole numbers that wrap around: the order, and so the mesh, makes no difference.
     """
+    # Whatever mesh the caller has set.
+    with jax.set_mesh(jax.tree.leaves(saved)[0].sharding.mesh):
+        return _summed(saved)
 
+
+@jax.jit
+def _summed(saved: dict[str, Any]) -> jax.Array:
     def one(leaf: jax.Array) -> jax.Array:
         if jnp.issubdtype(leaf.dtype, jnp.floating):
             width = jnp.dtype(f"uint{8 * leaf.dtype.itemsize}")
@@ -108,7 +113,7 @@ def _target(config: Config, tx: optax.GradientTransformation, mesh: jax.sharding
     moving, frozen = split(shapes, config.train.trainable)
     state = jax.eval_shape(functools.partial(fresh_state, tx), moving)
     saved = saved_state(state, frozen)
-    saved["optimizer"]["sums"] = jax.eval_shape(sums, saved)
+    saved["optimizer"]["sums"] = jax.eval_shape(_summed, saved)
     return jax.tree.map(
         lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
         saved,
@@ -122,7 +127,8 @@ def _read(writer: ocp.training.Checkpointer, step: int, target: dict) -> dict | 
     try:
         with silence():
             known = ocp.checkpointables_metadata(writer.directory / str(step)).metadata
-            if known.keys() >= target.keys():  # else orbax says below what it lacks
+            # Where it knows of no array at all its list of them is lost, and loading says so.
+            if all(jax.tree.leaves(known.get(name)) for name in target):
                 _refuse_other_arrays(f"{writer.directory / str(step)}", known, target)
             saved = writer.load_checkpointables(step, target)
     except CheckpointError:
