@@ -40,7 +40,8 @@ def text_sums(
 ) -> Float[Array, "B"]:
     """Returns each row's sum of the cross entropies of its labelled tokens; 0 where it has none.
 
-    The logits of `chunk` tokens of each row exist at a time, and are made again for the gradient.
+    The logits of `chunk` tokens of each row exist at a time, and are made again for the gradient
+    where these are not all.
     """
 
     def add(
@@ -55,7 +56,9 @@ def text_sums(
         (hidden, jnp.asarray(batch.targets), jnp.asarray(batch.loss_mask)),
     )
     zeros = jnp.zeros(hidden.shape[0], jnp.float32)
-    return jax.lax.scan(jax.checkpoint(add, prevent_cse=False), zeros, pieces)[0]
+    if chunk < batch.tokens.shape[1]:
+        add = jax.checkpoint(add, prevent_cse=False)
+    return jax.lax.scan(add, zeros, pieces)[0]
 
 
 def _chunks(values: Num[Array, "B T *rest"] | Any, size: int) -> Any:
@@ -88,15 +91,6 @@ def counts_of(config: Config, batch: Batch, dense: DenseTargets | None) -> Parts
         assert dense is not None
         parts = dense_counts(dense)
     return parts | {"text": batch.loss_mask.sum()}
-
-
-def mean_loss(
-    config: Config, params: dict, batch: Batch, dense: DenseTargets | None = None
-) -> Float[Array, ""]:
-    """Returns the loss of a batch: each part's mean, 0 where it has no term, added up."""
-    sums, counts = sums_of(config, params, batch, dense), counts_of(config, batch, dense)
-    means = [sums.parts[name] / jnp.maximum(counts[name], 1) for name in counts]
-    return jnp.stack(means).sum()
 
 
 def model_of(config: Config) -> nn.Module:

@@ -61,6 +61,8 @@ def gradients(
     config: Config, moving: dict, frozen: dict, batch: Batch, dense: DenseTargets | None
 ) -> tuple[Metrics, dict]:
     """Returns (metrics, the gradient of the whole batch's loss), added up in float32."""
+    leaves: list[jax.Array]
+    tree: Any
     leaves, tree = jax.tree.flatten((batch, dense))
     micro = micro_batches(leaves, config.train.accumulate)
     counts = jax.vmap(lambda own: counts_of(config, *tree.unflatten(own)))(micro)

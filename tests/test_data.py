@@ -19,7 +19,6 @@ from gem_jax.data import ids_hash, train_batches
 from gem_jax.inputs import Exhibit, features_of, medium_of, stack
 from gem_jax.media import Capacity, max_tiles
 from gem_jax.models.gem import Gem, abstract_params
-from gem_jax.objectives import mean_loss
 from gem_jax.preprocess import ecg_array
 from gem_jax.rows import expand
 from gem_jax.shard_rows import augmented
@@ -284,7 +283,7 @@ def test_rows_are_padded_where_the_model_pads(prepared, tokenizer):
     made = batches(prepared, tokenizer, 11, recipe=lambda: left)[0]
     right = batches(prepared, tokenizer, 11)[0]
     assert made.batch.segments[:, -1].all() and not made.batch.segments[:, 0].any()
-    loss_of = jax.jit(functools.partial(mean_loss, tiny.instruct(), tiny.params()))
+    loss_of = jax.jit(functools.partial(tiny.mean_loss, tiny.instruct(), tiny.params()))
     losses = [float(loss_of(one.batch)) for one in (made, right)]
     assert losses[0] == pytest.approx(losses[1], abs=1e-5)
 
