@@ -23,16 +23,14 @@ def tracked(
 ) -> Iterator[Track]:
     """Yields a function that takes a step's scalars to TensorBoard and the named services.
 
+    The services are installed, see `require_services`.
+
     Args:
         services: Beside TensorBoard's event files in RUN/tensorboard.
         run_dir: The run's folder; its name is in the run's.
         config: The recipe, shown beside the curves.
         first: The step that the run begins or goes on with.
-
-    Raises:
-        ConfigError: when a service is not installed.
     """
-    require(services)
     with contextlib.ExitStack() as stack:
         # All processes compute, process 0 writes.
         to = [] if jax.process_index() else [_tensorboard(run_dir / "tensorboard", first)]
@@ -46,8 +44,8 @@ def tracked(
         yield track
 
 
-def require(services: Sequence[Service]) -> None:
-    """Refuses services whose library is missing, before a run has begun."""
+def require_services(services: Sequence[Service]) -> None:
+    """Refuses services whose library is missing, with a ConfigError."""
     for name in services:
         try:
             importlib.import_module(name)

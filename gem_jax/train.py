@@ -6,6 +6,7 @@ SIGUSR1 saves and goes on. Several processes run the same command: experiments/l
 RECIPE.py:function --help lists the options and the fields of the recipe.
 """
 
+import contextlib
 import dataclasses
 import functools
 import time
@@ -49,7 +50,7 @@ from gem_jax.run_folder import (
 from gem_jax.start import placed_params
 from gem_jax.step import TrainState, fresh_state, train_step
 from gem_jax.tokenizer import Tokenizer
-from gem_jax.trackers import Service, Track, tracked
+from gem_jax.trackers import Service, Track, require_services, tracked
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,8 @@ def run(
     source = run_dir if own else init
     start = checkpoint.locate_any(source) if source else None
     tokenizer = tokenizer_of(config, start)
-    # What cannot be trained is refused before anything is written.
+    # What cannot be trained or told is refused before anything is written.
+    require_services(services)
     mixture = train_mixture(config)
     if config.train.objective == "instruct":
         require_sight(config.model)
@@ -134,9 +136,10 @@ def _loop(this: Run, state: TrainState) -> None:
     log.truncate_metrics(metrics_file(this.folder), first)
     step_fn = _compiled(this, state)
     place = processes.placement(this.mesh, config.data.batch_size)
-    batches = train_batches(config, this.tokenizer, first, this.mixture)
+    made: Any = train_batches(config, this.tokenizer, first, this.mixture)
     pending: Pending | None = None
     with (
+        contextlib.closing(made) as batches,
         signals.wishes() as came,
         tracked(this.services, this.folder, config, first) as track,
         profiled(this.folder / "profile", first, this.profile) as profile,

@@ -9,7 +9,7 @@ import jax
 import pytest
 
 import tiny
-from gem_jax import trackers
+from gem_jax import trackers, train
 from gem_jax.config import ConfigError
 
 ROW = {"loss": 0.5, "loss/ptbxl": 0.25}
@@ -70,7 +70,7 @@ def test_runs_of_one_name_in_two_places_are_two(service, tmp_path):
 def test_a_service_that_is_not_installed_is_named_with_its_cure(name, monkeypatch):
     monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(ConfigError, match=rf"--log: got {name}.*pip install 'gem_jax\[{name}\]'"):
-        trackers.require((name,))
+        trackers.require_services((name,))
 
 
 def test_only_process_0_tracks(service, tmp_path, monkeypatch):
@@ -78,4 +78,14 @@ def test_only_process_0_tracks(service, tmp_path, monkeypatch):
     with trackers.tracked(("wandb",), tmp_path / "run", tiny.instruct(), 0) as track:
         track(0, ROW)
     assert service == []
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_with_a_missing_service_is_refused_before_anything_is_written(
+    prepared, tmp_path, monkeypatch
+):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    config = tiny.on(prepared, tiny.instruct())
+    with pytest.raises(ConfigError, match="--log"):
+        train.run(config, tmp_path / "run", services=("wandb",))
     assert not (tmp_path / "run").exists()
