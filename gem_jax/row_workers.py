@@ -25,7 +25,7 @@ def in_processes(rows: grain.IterDataset, count: int, ahead: int) -> grain.IterD
 
 def _begin(index: int, count: int) -> None:
     """Leaves signals to the program, which may save first; ends when it is gone, even by kill."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
     program = multiprocessing.parent_process()
     assert program is not None
