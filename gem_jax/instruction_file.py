@@ -6,6 +6,7 @@ texts are somebody's words about the very record, so only noise is added to it, 
 page changed (`page_look`). Axes: N rows.
 """
 
+import hashlib
 import itertools
 import json
 import re
@@ -42,6 +43,11 @@ class Instructions:
 
     def where(self, index: int) -> str:
         return f"{self.source.path}: row {index}"
+
+    def fingerprint(self) -> str:
+        """Returns what tells whether the file is the same as before."""
+        with Path(self.source.path).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
 
     def row(self, index: int) -> Any:
         """Returns a row as it stands there."""

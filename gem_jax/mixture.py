@@ -36,6 +36,10 @@ class Mixture:
     def __len__(self) -> int:
         return sum(map(len, self.sources))
 
+    def fingerprints(self) -> list[str]:
+        """Returns what tells whether the sources are the same as before, wherever they lie."""
+        return [source.fingerprint() for source in self.sources]
+
     @property
     def tasks(self) -> tuple[str, ...]:
         """The name of each source."""

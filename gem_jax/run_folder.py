@@ -1,4 +1,4 @@
-"""The files of a run's folder beside its checkpoints: config.json, tokenizer/, nonfinite.json."""
+"""The files of a run beside its checkpoints: config, data, tokenizer, nonfinite."""
 
 import json
 from pathlib import Path
@@ -7,6 +7,7 @@ from typing import Any
 from data_prep.files import write_whole
 from gem_jax import checkpoint, processes
 from gem_jax.config import Config, ConfigError, read_json, to_dict
+from gem_jax.mixture import Mixture
 from gem_jax.record import Pending
 from gem_jax.tokenizer import Tokenizer, load_tokenizer, save_tokenizer
 from gem_jax.tokens import require_template
@@ -58,6 +59,29 @@ def refuse_another_config(config: Config, run_dir: Path) -> None:
         raise ConfigError(
             f"{path}: is another run's config; name a new --run-dir or train the same recipe"
         )
+
+
+def refuse_other_data(run_dir: Path, mixture: Mixture) -> None:
+    """Raises ConfigError when a source is not what it was when the run began."""
+    path = run_dir / "data.json"
+    before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    found = mixture.fingerprints()
+    if before is not None and before != found:
+        changed = [
+            part.path
+            for part, was, now in zip(mixture.parts, before, found, strict=True)
+            if was != now
+        ]
+        raise ConfigError(
+            f"{path}: {', '.join(changed)} changed since the run began, expected the same records: "
+            "it could not go on as it was; put them back, or name a new --run-dir"
+        )
+
+
+def write_data(run_dir: Path, mixture: Mixture) -> None:
+    """Writes data.json: what tells whether the sources are the same when the run goes on."""
+    if processes.is_first():
+        write_whole(run_dir / "data.json", json.dumps(mixture.fingerprints()).encode())
 
 
 def write_run(

@@ -44,7 +44,9 @@ from gem_jax.run_folder import (
     metrics_file,
     nonfinite,
     refuse_another_config,
+    refuse_other_data,
     tokenizer_of,
+    write_data,
     write_run,
 )
 from gem_jax.start import placed_params
@@ -100,6 +102,7 @@ def run(
     # What cannot be trained or told is refused before anything is written.
     require_services(services)
     mixture = train_mixture(config)
+    refuse_other_data(run_dir, mixture)
     if config.train.objective == "instruct":
         require_sight(config.model)
     mesh = sharding.make_mesh(config.mesh)
@@ -107,6 +110,7 @@ def run(
     with jax.set_mesh(mesh):
         begun = None if own else begin(config, start, tx, mesh)
         write_run(config, run_dir, tokenizer, start)
+        write_data(run_dir, mixture)
         with checkpoint.checkpointer(run_dir, config.train.keep) as writer:
             state, frozen = begun or resume.restore(writer, config, tx, mesh)
             seen = (label, services, profile)

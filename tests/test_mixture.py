@@ -18,8 +18,9 @@ import pytest
 import official
 import tiny
 from gem_jax.config import Config, ConfigError, SourceConfig, from_dict, to_dict
-from gem_jax.data import heldout_batches, train_batches
+from gem_jax.data import heldout_batches, train_batches, train_mixture
 from gem_jax.mixture import open_mixture, order
+from gem_jax.run_folder import refuse_other_data, write_data
 from gem_jax.tokenizer import load_tokenizer
 
 
@@ -239,3 +240,18 @@ def test_wrong_mixtures_are_refused(prepared, files, tmp_path, tokenizer):
 def test_a_mixture_is_the_same_after_json(prepared, files):
     config = mixed(prepared, files, (3.0, 1.0))
     assert from_dict(Config, to_dict(config), "config") == config
+
+
+def test_a_run_does_not_go_on_with_other_records(prepared, files, tmp_path):
+    path = official.write(tmp_path / "data.json", [official.row(number) for number in range(3)])
+    parts = official.source(path), SourceConfig(str(prepared / "shards"))
+    config = official.config(prepared, *parts)
+    opened = train_mixture(config)
+    run_dir = tmp_path / "run"
+    run_dir.mkdir()
+    refuse_other_data(run_dir, opened)
+    write_data(run_dir, opened)
+    refuse_other_data(run_dir, train_mixture(config))
+    official.write(path, [official.row(number) for number in range(4)])
+    with pytest.raises(ConfigError, match=r"run/data.json: .*/data.json changed since the run beg"):
+        refuse_other_data(run_dir, train_mixture(config))
