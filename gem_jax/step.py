@@ -3,6 +3,7 @@
 Axes: A micro-batches, B rows of the global batch.
 """
 
+import math
 from typing import Any
 
 import jax
@@ -11,9 +12,9 @@ import optax
 from flax import struct
 from jaxtyping import Array, Float
 
-from gem_jax.config import Config
+from gem_jax.config import Config, ConfigError
 from gem_jax.models.gem import Batch
-from gem_jax.models.layers import by_rows
+from gem_jax.models.layers import ROW_AXES, by_rows
 from gem_jax.models.pretrain import DenseTargets
 from gem_jax.objectives import Metrics, Parts, counts_of, sums_of
 from gem_jax.optimizer import merge
@@ -75,14 +76,14 @@ def gradients(
 
     def one(micro_batch: Any) -> Any:
         (_, (parts, rows)), grads = jax.value_and_grad(loss_of, has_aux=True)(moving, *micro_batch)
-        return (parts, as_params(jax.tree.map(lambda leaf: leaf.astype(jnp.float32), grads))), rows
+        return (parts, as_params(_in_float32(grads))), rows
 
     (parts, grads), rows = _added_up(one, (micro, weights))
     metrics = {
         "loss": jnp.stack(list(parts.values())).sum(),
         "labels": batch.loss_mask.sum(),
         "grad_norm": optax.tree.norm(grads),
-        "param_norm": optax.tree.norm(moving),
+        "param_norm": optax.tree.norm(_in_float32(moving)),
         "row_loss": replicated(rows.T.reshape(-1)),
         "row_labels": replicated(batch.loss_mask.sum(axis=1)),
     }
@@ -95,7 +96,17 @@ def micro_batches(leaves: list[Any], count: int) -> list[jax.Array]:
     """Returns the batch's arrays with axes (A, B / A, …): row r is in micro-batch r mod A.
 
     So a device's rows, which are neighbours, stay with it.
+
+    Raises:
+        ConfigError: when a micro-batch has not the same number of rows for each part of the mesh.
     """
+    sizes = dict(jax.sharding.get_abstract_mesh().shape)
+    parts = math.prod(sizes.get(name, 1) for name in ROW_AXES)
+    if leaves[0].shape[0] % (count * parts):
+        raise ConfigError(
+            f"train.accumulate: got {count}, expected data.batch_size ({leaves[0].shape[0]}) to be "
+            f"a multiple of train.accumulate × mesh.data × mesh.fsdp ({count * parts})"
+        )
 
     def cut(leaf: Any) -> jax.Array:
         rows = leaf.shape[0]
@@ -118,6 +129,10 @@ def loss_weights(counts: Parts, weighting: str) -> dict[str, Float[Array, "A"]]:
         return 1 / (len(count) * jnp.maximum(count, 1))
 
     return jax.tree.map(of, counts)
+
+
+def _in_float32(tree: dict) -> dict:
+    return jax.tree.map(lambda leaf: leaf.astype(jnp.float32), tree)
 
 
 def _added_up(one: Any, micro: Any) -> tuple[Any, Float[Array, "A rows"]]:

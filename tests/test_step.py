@@ -334,6 +334,8 @@ def test_a_devices_rows_stay_with_it():
         cut = jax.jit(micro_batches, static_argnums=1)
         (micro,) = cut([rows], 2)
         text = cut.lower([rows], 2).compile().as_text()
+        with pytest.raises(ConfigError, match=r"train.accumulate: got 4, expected .*\(32\)"):
+            cut([rows], 4)
     assert micro.tolist() == [list(range(0, 16, 2)), list(range(1, 16, 2))]
     assert not any(word in text for word in ("all-to-all", "all-gather", "collective-permute"))
 
