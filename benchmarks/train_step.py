@@ -34,6 +34,7 @@ def main(
     threads: tuple[int, ...] = (1, 2),
     what: tuple[What, ...] = ("train", "decode"),
     card: bool = False,
+    xla_flags: str = "",
 ) -> int:
     """Print tokens/s, peak memory and their ratios; on a card also MFU.
 
@@ -42,29 +43,37 @@ def main(
         threads: Cores of a measurement.
         what: The training step, or generate with its cache.
         card: GEM-7B in bfloat16 on the accelerator instead.
+        xla_flags: XLA_FLAGS of our side.
     """
     print(_versions(), flush=True)
+    measured: list[dict[str, Any]] = []
     if card:
         for kind in ("lora", "full"):
-            print(_card_line(kind, _run("jax", "card", kind, None)), flush=True)
-        return 0
+            measured.append(_run("jax", "card", kind, None, xla_flags))
+            print(_card_line(kind, measured[-1]), flush=True)
+        return _status(measured)
     sides = SIDES if importlib.util.find_spec("torch") else SIDES[:1]
     print("shape    threads what    gem_jax tokens/s, peak     PyTorch tokens/s, peak     ratio")
     for shape in shapes:
         for count in threads:
             for each in what:
-                said = [_run(side, each, shape, count) for side in sides]
+                said = [_run(side, each, shape, count, xla_flags) for side in sides]
                 _require_same(said, shape)
                 print(_line(shape, count, each, said), flush=True)
-    return 0
+                measured += said
+    return _status(measured)
 
 
-def _run(side: str, what: str, shape: str, threads: int | None) -> dict[str, Any]:
+def _status(measured: Sequence[dict[str, Any]]) -> int:
+    return int(any("failed" in said for said in measured))
+
+
+def _run(side: str, what: str, shape: str, threads: int | None, xla_flags: str) -> dict[str, Any]:
     """Returns what one measurement says, made in a process that has only its cores."""
     command = [sys.executable, "-m", "benchmarks.train_step", "--one", side, what, shape]
     count = str(threads or os.cpu_count())
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NPROC")
-    env = os.environ | dict.fromkeys(names, count)
+    env = os.environ | dict.fromkeys(names, count) | {"XLA_FLAGS": xla_flags}
     if threads:
         env |= {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run([*command, count], env=env, capture_output=True, text=True)
