@@ -12,7 +12,7 @@ import pytest
 import tiny
 from gem_jax import checkpoint, heldout, log, train
 from gem_jax.config import Config, ConfigError, SourceConfig
-from gem_jax.data import heldout_batches
+from gem_jax.data import as_arrays, heldout_batches
 from gem_jax.objectives import counts_of, sums_of
 from gem_jax.tokenizer import load_tokenizer
 
@@ -51,8 +51,9 @@ def test_the_loss_is_that_of_the_held_out_rows(prepared, trained):
     sums = counts = 0.0
     ids: list[str] = []
     for got in heldout_batches(config, tokenizer):
-        sums += float(sums_of(config, params, got.batch, None).parts["text"])
-        counts += float(counts_of(config, got.batch, None)["text"])
+        batch = as_arrays(got.batch)
+        sums += float(sums_of(config, params, batch, None).parts["text"])
+        counts += float(counts_of(config, batch, None)["text"])
         ids += [id for id in got.record_ids if id]
     assert len(ids) == 6
     last = rows(trained)[-1]
