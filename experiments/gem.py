@@ -119,6 +119,7 @@ def gem() -> Config:
 
     8 devices × 16 rows × 2 accumulated, one epoch. The loss is the mean of the means of these
     sixteen micro-batches of 16 rows, the towers rest, the page and the signal are read as there.
+    More than 16 devices: `--train.accumulate 8` and so on, with `--train.loss-weighting token`.
     """
     steps = updates(CONVERSATIONS)
     return Config(
@@ -164,7 +165,8 @@ def align() -> Config:
     """Our stage 1 (not the paper's): the projectors alone; --init starts/llava.
 
     The values are those of LLaVA's alignment: peak 1e-3, batch 256, as many steps as its 558,128
-    captions make, rows of 2048 tokens. The page is padded to a square: nothing of it is cut off.
+    captions make, rows of 2048 tokens. The data are conversations, so the template is stage 2's.
+    The page is padded to a square: nothing of it is cut off.
     """
     paper, steps = gem(), updates(CAPTIONS)
     return dataclasses.replace(

@@ -71,7 +71,10 @@ def tell_formula(formula: str) -> None:
 
 
 def progress(label: str, first: int, total: int) -> Callable[[int, dict[str, Any]], None]:
-    """Returns a function of (steps done, their last row) that tells stderr how far the run is."""
+    """Returns a function of (steps done, the last one's row) that tells stderr how far the run is.
+
+    Of several processes the first one alone speaks.
+    """
     live = sys.stderr.isatty()
     period_s = TERMINAL_PERIOD_S if live else LOG_PERIOD_S
     began = shown = time.monotonic()
@@ -79,7 +82,7 @@ def progress(label: str, first: int, total: int) -> Callable[[int, dict[str, Any
     def tell(done: int, row: dict[str, Any]) -> None:
         nonlocal shown
         now = time.monotonic()
-        if now - shown < period_s and done < total:
+        if jax.process_index() != 0 or (now - shown < period_s and done < total):
             return
         shown = now
         rate = (done - first) / (now - began)

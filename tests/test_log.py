@@ -38,13 +38,15 @@ def test_a_continued_run_drops_the_rows_that_it_writes_again(tmp_path):
     assert path.read_text().endswith("}\n")
 
 
-def test_only_process_0_writes(tmp_path, monkeypatch):
+def test_only_process_0_writes_and_speaks(tmp_path, monkeypatch, capsys):
     path = tmp_path / "metrics.jsonl"
     log.append_metrics(path, {"step": 0})
     monkeypatch.setattr(jax, "process_index", lambda: 1)
     log.append_metrics(path, {"step": 1})
     log.truncate_metrics(path, 0)
+    log.progress("run", 0, 1)(1, {"loss": 0.0})
     assert rows_of(path) == [0]
+    assert capsys.readouterr().err == ""
 
 
 @pytest.fixture
