@@ -247,6 +247,8 @@ class Config:
         if self.lora is None:
             _require(bool(moving), "train.trainable", moving, "at least one part")
             return
+        width = self.model.llm.hidden_dim
+        _require(self.lora.rank < width, "lora.rank", self.lora.rank, f"below the width {width}")
         kept = not any(part.split("/")[0] == "llm" for part in moving)
         _require(kept, "train.trainable", moving, "nothing of llm beside `lora`: it is frozen")
 

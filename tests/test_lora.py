@@ -124,6 +124,8 @@ def test_what_cannot_be_trained_is_refused():
     ):
         with pytest.raises(ConfigError, match=said):
             LoraConfig(*fields)
+    with pytest.raises(ConfigError, match=r"lora.rank: got 32, expected below the width 32"):
+        config_of(LoraConfig(32, 8.0))
     for part in ("llm", "llm/lm_head"):
         with pytest.raises(ConfigError, match="nothing of llm beside `lora`"):
             config_of(train={"trainable": ("mm_projector", part)})
@@ -181,6 +183,18 @@ def test_one_batch_is_learnt_by_heart():
     base["llm/embed_tokens/embedding"] *= 20
     _, _, losses = after(config, initial_params(config, nested(base)), 200)
     assert losses[-1] < 0.01 < losses[0]
+
+
+@pytest.mark.parametrize("options", [{}, {"dtype": "bfloat16", "remat": "full"}])
+def test_factors_of_a_kernel_s_own_shape_are_told_from_it(options):
+    """With rank 16, A of the keys and values has the kernel's shape (32, 16)."""
+    config = config_of(LoraConfig(16, 8.0))
+    llm = dataclasses.replace(config.model.llm, **options)
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, llm=llm))
+    _, gradients = _gradients(config, trained(begun(config.lora)), tiny.batch())
+    assert len(flat(gradients)) == 2 * MODULES
+    for path, leaf in _host(gradients).items():
+        assert leaf.any(), path
 
 
 @pytest.fixture(scope="module")
