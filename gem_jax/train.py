@@ -151,23 +151,25 @@ def _loop(this: Run, state: TrainState) -> None:
         record = _recorded(this, state, first, track)
         heldout = (this.mesh, heldout_file(this.folder))
         evaluate = evaluator(config, this.tokenizer, *heldout, first, track)
-        due, wish = _due(this, came), signals.NOTHING
+        due, wish, waited_s = _due(this, came), signals.NOTHING, 0.0
         for step in range(first, steps):
             profile(step, state)
             began = time.perf_counter()
             got = next(batches)
             # Waiting for data while the device still works costs nothing and is not counted.
             idle = pending is None or pending.metrics["loss"].is_ready()  # type: ignore[attr-defined]
-            waited_s = (time.perf_counter() - began) * idle
+            waited_s += (time.perf_counter() - began) * idle
             state, metrics = step_fn(state, frozen, place(got.batch), place(got.dense))
             if pending:  # the last step's metrics are fetched while this one runs
-                record(pending)
+                # The time of its row ends here, and what was waited for within it.
+                record(dataclasses.replace(pending, waited_s=waited_s))
+                waited_s = 0.0
             pending = Pending(step, got, began, waited_s, metrics)
             wish = due(step + 1)
             if wish:
                 # First the row, then the checkpoint: a run that goes on behind it lacks no row.
                 record(pending)
-                pending = None
+                pending, waited_s = None, 0.0
                 params = merge(state.moving, frozen)
                 loss = evaluate(step + 1, params) if wish == signals.SAVE else None
                 resume.save(this.writer, step + 1, state, frozen, loss)

@@ -227,9 +227,8 @@ def test_a_loss_that_is_no_number_ends_the_run_and_is_told(prepared, tmp_path, m
 
     monkeypatch.setattr(train, "train_batches", broken)
     config, run_dir = tiny.on(prepared, tiny.instruct()), tmp_path / "run"
-    with pytest.raises(
-        ConfigError, match=r"step 5: the loss is nan.*lower optimizer.learning_rate"
-    ):
+    said = r"step 5: the loss is nan.*lower optimizer.learning_rate"
+    with pytest.raises(ConfigError, match=said):
         train.run(config, run_dir)
     assert checkpoint.complete_steps(run_dir) == [4]
     assert [row[0] for row in told(run_dir)] == [0, 1, 2, 3, 4]
