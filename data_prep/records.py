@@ -91,7 +91,20 @@ def read(path: str | Path) -> Record:
     """
     from data_prep.readers import wfdb
 
-    path = Path(path)
+    return wfdb.read(_stem(Path(path)))
+
+
+def check(path: str | Path) -> None:
+    """Refuses, with the BadInput of `read`, what is wrong before a sample is read.
+
+    That is a missing or garbled header, and data files that are missing or too short.
+    """
+    from data_prep.readers import wfdb
+
+    wfdb.promised(_stem(Path(path)))
+
+
+def _stem(path: Path) -> Path:
     stem = without_suffix(path)
     if path.is_dir() and not _header(stem).is_file():
         raise BadInput(f"{path}: is a folder, expected one record; name a record in it")
@@ -100,7 +113,7 @@ def read(path: str | Path) -> Record:
             f"{path}: format {path.suffix or '(no suffix)'} is unknown, expected a WFDB record "
             f"({', '.join(WFDB_SUFFIXES)}); convert it, or name its .hea"
         )
-    return wfdb.read(stem)
+    return stem
 
 
 def find(paths: Sequence[str | Path]) -> list[Path]:

@@ -4,9 +4,23 @@ Every part of the real model is there, about half a million parameters in all. S
 for the pretrained encoders and language model that GEM starts from and that cannot be shipped;
 stages 1 and 2 are GEM's own: alignment moves the projectors alone, instruction tuning the language
 model with them.
+
+`shrink` makes a recipe of any size one that runs on the demo's data in seconds.
 """
 
-from gem_jax.config import Config, DataConfig, MeshConfig, OptimizerConfig, TrainConfig
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from gem_jax.config import (
+    Config,
+    DataConfig,
+    MeshConfig,
+    OptimizerConfig,
+    SourceConfig,
+    TrainConfig,
+)
+from gem_jax.media import max_features
 from gem_jax.models.clip import ClipConfig
 from gem_jax.models.ecg import EcgConfig
 from gem_jax.models.gem import GemConfig
@@ -148,3 +162,96 @@ def finetune() -> Config:
             seed=2,
         ),
     )
+
+
+def shrink(config: Config) -> Config:
+    """Returns the recipe at the demo's sizes, for two steps from random parameters.
+
+    What a recipe decides stays: the family of its language model, how a page is cut and merged,
+    dtypes, recomputation, what moves at which rate, adapters, accumulation, the mesh's kind.
+    Data, tokenizer and template are the demo's.
+    """
+    small = shrunk_model(config.model)
+    data, train, lora = config.data, config.train, config.lora
+    room = 0 if train.objective == "pretrain" else max_features(small)
+    return dataclasses.replace(
+        config,
+        model=small,
+        data=dataclasses.replace(
+            data,
+            shards=DATA if data.shards else "",
+            mixture=tuple(_demos(source) for source in data.mixture),
+            held_out=tuple(_demos(source) for source in data.held_out),
+            tokenizer=TOKENIZER,
+            style="brief",
+            length=room + TEXT_LENGTH,
+            batch_size=16,
+            workers=0,
+        ),
+        optimizer=dataclasses.replace(config.optimizer, warmup_steps=1),
+        train=dataclasses.replace(
+            train,
+            steps=2,
+            init_parts=parts(small, train.objective),
+            checkpoint_every=2,
+            accumulate=min(train.accumulate, 2),
+        ),
+        lora=None if lora is None else dataclasses.replace(lora, rank=4, alpha=8.0),
+    )
+
+
+def shrunk_model(official: GemConfig) -> GemConfig:
+    """The same kind of model at the demo's sizes, with the demo's tokens."""
+    demo = model()
+    small = dataclasses.replace(
+        demo,
+        ecg=_resized(official.ecg, demo.ecg),
+        vision=_resized(official.vision, demo.vision),
+        llm=dataclasses.replace(
+            _resized(official.llm, demo.llm),
+            family=official.llm.family,
+            num_kv_heads=1 if official.llm.num_kv_heads < official.llm.num_heads else 2,
+            tie_embeddings=official.llm.tie_embeddings,
+            remat=official.llm.remat,
+        ),
+        ecg_projector=official.ecg_projector,
+        mm_projector=official.mm_projector,
+        image_mode=official.image_mode,
+        patch_merge=official.patch_merge,
+        grid_pinpoints=_canvases(official, demo),
+        image_newline=official.image_newline,
+        padding_side=official.padding_side,
+    )
+    return dataclasses.replace(small, max_length=max_features(small) + MAX_LENGTH)
+
+
+def _resized(official: Any, demo: Any) -> Any:
+    """The demo's part with the official one's dtypes; None where there is none."""
+    if official is None:
+        return None
+    return dataclasses.replace(demo, dtype=official.dtype, param_dtype=official.param_dtype)
+
+
+def _canvases(official: GemConfig, demo: GemConfig) -> tuple[tuple[int, int], ...]:
+    """The official canvases in tiles of the demo's size."""
+    if official.vision is None or demo.vision is None:
+        return ()
+    tile, small = official.vision.image_size, demo.vision.image_size
+    return tuple(
+        (width // tile * small, height // tile * small) for width, height in official.grid_pinpoints
+    )
+
+
+def _demos(source: SourceConfig) -> SourceConfig:
+    """The demo's shards in a source's place, under its name and with its weight."""
+    task = source.task or Path(source.path).stem
+    return SourceConfig(DATA, weight=source.weight, split=source.split, task=task)
+
+
+def parts(model: GemConfig, objective: str) -> tuple[str, ...]:
+    """The top-level parts of the model that the objective trains."""
+    if objective == "pretrain":
+        return ("ecg_tower", "llm", "dense_head")
+    ecg = ("ecg_tower", "ecg_projector") if model.ecg else ()
+    vision = ("vision_tower", "mm_projector") if model.vision else ()
+    return (*ecg, *vision, *(("image_newline",) if model.image_newline else ()), "llm")

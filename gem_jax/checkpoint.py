@@ -2,6 +2,7 @@
 
 ROOT/config.json holds `model` (and, for a run, the whole Config); ROOT/tokenizer/ the tokenizer;
 ROOT/checkpoints/N/ the parameters, and for a run the optimizer's and the data iterator's state.
+A LoRA run's factors lie beside their kernels; all that is read here has them merged.
 A CKPT on a command line is ROOT (its last complete step) or ROOT/checkpoints/N.
 An encoder alone has its own key instead of `model`, `vision` or `ecg`, and no tokenizer.
 """
@@ -15,11 +16,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 from orbax.checkpoint import v1 as ocp
 
 from gem_jax import orbax_leaves
-from gem_jax.config import ConfigError, from_dict, model_from_dict, read_json, to_dict
+from gem_jax.config import (
+    ConfigError,
+    LoraConfig,
+    from_dict,
+    model_from_dict,
+    read_json,
+    to_dict,
+)
+from gem_jax.lora import is_factor, kernel_of, merged, merged_leaves
 from gem_jax.models.clip import ClipConfig
 from gem_jax.models.ecg import EcgConfig
 from gem_jax.models.gem import GemConfig, abstract_params
@@ -123,6 +134,12 @@ def read_model_config(located: Located) -> GemConfig:
     return model_from_dict(values["model"])
 
 
+def read_lora(located: Located) -> LoraConfig | None:
+    """Returns how the run's factors are merged; None: it has none."""
+    values = read_json(located.root / "config.json").get("lora")
+    return None if values is None else from_dict(LoraConfig, values, "lora")
+
+
 def read_source(located: Located) -> dict[str, Any] | None:
     """Returns what the checkpoint's config.json says of its origin; None: nothing."""
     return read_json(located.root / "config.json").get("source")
@@ -164,25 +181,62 @@ def whole_shapes(located: Located, config: GemConfig) -> Shapes:
 
 
 def saved_shapes(located: Located) -> Shapes:
-    """Returns shape and dtype of each parameter that the step holds."""
+    """Returns shape and dtype of each parameter that the step holds, factors merged."""
     with _reading(located) as folder:
-        return orbax_leaves.shapes(folder)
+        return {
+            path: leaf for path, leaf in orbax_leaves.shapes(folder).items() if not is_factor(path)
+        }
+
+
+def saved_factors(located: Located) -> Shapes:
+    """Returns shape and dtype of each factor of LoRA that the step holds."""
+    with _reading(located) as folder:
+        return {path: leaf for path, leaf in orbax_leaves.shapes(folder).items() if is_factor(path)}
 
 
 def load_tree(located: Located) -> dict:
     """Returns the saved parameters, every part that the step holds, on the default device."""
     with _reading(located) as folder:
-        return orbax_leaves.load_tree(folder)
+        return merged(orbax_leaves.load_tree(folder), read_lora(located))
+
+
+def load_onto(located: Located, wanted: Shapes) -> dict[str, jax.Array]:
+    """Returns the parameters that are `wanted` by path, factors merged.
+
+    Each comes in the dtype and onto the devices that `wanted` says; no device holds more.
+    """
+    lora = read_lora(located)
+    factors = {
+        path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=_whole(wanted[kernel_of(path)]))
+        for path, leaf in saved_factors(located).items()
+        if kernel_of(path) in wanted
+    }
+    with _reading(located) as folder:
+        loaded = orbax_leaves.load_onto(folder, wanted | factors)
+    if not factors:
+        return loaded
+    placed = {path: leaf.sharding for path, leaf in wanted.items()}
+    return jax.device_put(merged_leaves(loaded, lora), placed)
+
+
+def _whole(leaf: jax.ShapeDtypeStruct) -> NamedSharding:
+    return NamedSharding(leaf.sharding.mesh, PartitionSpec())
 
 
 def leaves(located: Located, shapes: Shapes) -> Iterator[tuple[str, np.ndarray]]:
     """Yields (path, parameter) in host memory, one after the other, for each of `shapes`.
 
-    The caller drops one before it asks for the next: then a batch is held at a time.
+    The caller drops one before it asks for the next: then a batch is held at a time. Factors are
+    merged into their kernels unless `shapes` names them.
     """
+    lora = read_lora(located)
+    factors = {} if lora is None else saved_factors(located)
     for batch in orbax_leaves.batches(shapes.items()):
+        merging = {path: leaf for path, leaf in factors.items() if kernel_of(path) in batch}
         with _reading(located) as folder:
-            loaded = orbax_leaves.load(folder, batch)
+            loaded = orbax_leaves.load(folder, batch | merging)
+        if merging:
+            loaded = jax.device_get(merged_leaves(loaded, lora))
         for path in batch:
             yield path, loaded.pop(path)
 
@@ -208,10 +262,21 @@ def _reading(located: Located) -> Iterator[Path]:
 
 
 def checkpointer(root: Path, keep: int) -> ocp.training.Checkpointer:
-    """Returns orbax's writer of ROOT/checkpoints that keeps the last `keep` steps."""
+    """Returns orbax's writer of ROOT/checkpoints.
+
+    It keeps the last `keep` steps, and of those saved with a held-out loss the best. What an
+    interrupted save left behind is removed.
+    """
+    policies = ocp.training.preservation_policies
+    best = policies.BestN(
+        get_metric_fn=lambda metrics: metrics["loss"],
+        reverse=True,
+        n=1,
+        keep_checkpoints_without_metrics=False,
+    )
     return ocp.training.Checkpointer(
         steps_dir(root),
-        preservation_policy=ocp.training.preservation_policies.LatestN(keep),
+        preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(keep), best]),
         cleanup_tmp_directories=True,
     )
 

@@ -1,9 +1,12 @@
-"""The training data: shards → (augmentation, text made anew) → rows → batches, by grain.
+"""The batches of a run: rows made ahead, stacked, cut to the longest of all hosts.
 
-Every batch is a function of the seed and its step alone (a random-access `MapDataset`), so a run
-continued at step n sees what the uninterrupted one saw. Leading axis of every array: B batch.
+Every batch is a function of the recipe, the files and its step alone, so a run that goes on at step
+n sees what the uninterrupted one saw and no iterator's state is saved. On several hosts each makes
+the rows that its devices take, and what a step has to know of all rows (the length, the records,
+what was skipped) is told by each host to all. Leading axis of every array: B batch.
 """
 
+import dataclasses
 import functools
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -15,26 +18,28 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from data_prep import augment, teachers
-from data_prep.measure import Measurement, measure_waves
-from data_prep.records import Record
-from data_prep.shards import Example, decode, shard_files
-from gem_jax.config import Config, ConfigError
-from gem_jax.dense import qrs_targets, summary_targets, wave_targets
-from gem_jax.inputs import Exhibit, Medium, features_of, medium_of, room_for, stack
-from gem_jax.media import Capacity
+from gem_jax import broken
+from gem_jax.config import Config
+from gem_jax.hosts import exchange
+from gem_jax.inputs import stack
+from gem_jax.mixture import Mixture, open_mixture, order, sample
 from gem_jax.models.gem import Batch
 from gem_jax.models.pretrain import DenseTargets
-from gem_jax.preprocess import MODEL_RATE_HZ, ecg_array
-from gem_jax.rows import Row, expand
-from gem_jax.templates import TokenError
+from gem_jax.row_workers import in_processes
+from gem_jax.rows import TEXT_FIELDS
 from gem_jax.tokenizer import Tokenizer
-from gem_jax.tokens import encode, media_paths, turns_of
+from gem_jax.train_rows import MakeRow, room
+
+BATCHES_AHEAD = 2
 
 
 @dataclass(frozen=True)
 class TrainBatch:
-    """One step's input; `dense` only in stage 0."""
+    """One step's input; `dense` only in stage 0.
+
+    The arrays hold the rows of this process, `rows` says which of the batch these are; all else is
+    of the whole batch, on every process alike.
+    """
 
     batch: Batch
     dense: DenseTargets | None
@@ -42,127 +47,100 @@ class TrainBatch:
     num_tokens: int
     squared_lengths: int
     rows_cut: int = 0
+    num_learnt: int = 0
+    """Tokens that carry loss."""
+    tasks: tuple[str, ...] = ()
+    """Each row's task, the part of the mixture that it is of; empty where the run has only one."""
+    rows: tuple[int, ...] = ()
+    skipped: int = 0
+    """Broken records met so far, those that were found at the start included."""
 
 
-def augmented(
-    example: Example, config: Config, rng: np.random.Generator
-) -> tuple[Record, Measurement, list[tuple[str, str]]]:
-    """Returns a changed record, its measurement, and the conversation with a text made for it.
+def train_mixture(config: Config) -> Mixture:
+    """Returns what the run reads, looked through; errors as of `open_mixture`."""
+    field = "data.mixture" if config.data.mixture else "data.shards"
+    return open_mixture(config, config.data.sources, field)
 
-    Noise comes after measuring: the numbers are those of the clean record.
+
+def train_batches(
+    config: Config, tokenizer: Tokenizer, first_step: int, mixture: Mixture | None = None
+) -> Iterator[TrainBatch]:
+    """Returns the batches of the run from `first_step` on; `mixture`: if it is open already.
+
+    Errors as of `open_mixture`; while it runs, BadInput when more records turn out to be broken
+    than `data.max_broken`.
     """
-    record, known = example.signal(), example.measured()
-    change = augment.draw(rng, record.duration_s)
-    record, waves = augment.apply(record, known.waves, change)
-    measured = measure_waves(record, waves, known.quality)
-    question = turns_of(example.conversations)[0][0]
-    answer = teachers.template_answer(measured, example.id, config.data.style)
-    return augment.add_noise(record, change), measured, [(question, answer)]
+    opened = train_mixture(config) if mixture is None else mixture
+    made = MakeRow(config, tokenizer, opened, order(config, opened), own_rows(config))
+    return _batches(config, made, first_step, config.train.steps)
 
 
-@dataclass(frozen=True)
-class Shards:
-    """The examples of shards by index (grain's random-access source), the latest kept in memory."""
-
-    files: tuple[str, ...]
-
-    def __len__(self) -> int:
-        return len(_reader(self.files))
-
-    def __getitem__(self, index: int) -> Example:
-        return _example(self.files, index)
+def heldout_mixture(config: Config) -> Mixture:
+    """Returns what the run is evaluated on, looked through; errors as of `open_mixture`."""
+    return open_mixture(_still(config), config.data.held_out, "data.held_out")
 
 
-@functools.lru_cache(maxsize=8)
-def _reader(files: tuple[str, ...]) -> grain.sources.ArrayRecordDataSource:
-    return grain.sources.ArrayRecordDataSource(list(files))
+def heldout_batches(
+    config: Config, tokenizer: Tokenizer, mixture: Mixture | None = None
+) -> Iterator[TrainBatch]:
+    """Returns the held-out rows once, never augmented, always in the same order.
 
-
-@functools.lru_cache(maxsize=512)
-def _example(files: tuple[str, ...], index: int) -> Example:
-    return decode(_reader(files)[index])
-
-
-@dataclass(frozen=True)
-class MakeRow(grain.transforms.RandomMap):
-    """Example → the arrays of one row; a text that shows no ECG stays as it is."""
-
-    config: Config
-    tokenizer: Tokenizer
-
-    def random_map(self, element: Example, rng: np.random.Generator) -> dict[str, Any]:
-        config, example = self.config, element
-        if config.data.augment and num_media(example):
-            record, measured, turns = augmented(example, config, rng)
-        else:
-            record, measured = example.signal(), example.measured()
-            turns = turns_of(example.conversations)
-        made: dict[str, Any] = {"id": example.id}
-        if config.train.objective == "pretrain":
-            ecg = config.model.ecg
-            assert ecg is not None  # the objective's model was built before
-            media = [Medium(ecg_array(record, ecg), None, (0, 0))]
-            made["waves"] = wave_targets(measured, ecg, MODEL_RATE_HZ)
-            made["qrs"] = qrs_targets(measured, ecg, MODEL_RATE_HZ)
-            made["summary"] = summary_targets(measured)
-        else:
-            media = [medium_of(config.model, Exhibit(record)) for _ in range(num_media(example))]
-        made["row"] = train_row(config, self.tokenizer, turns, media, example.id)
-        return made | {"media": media}
-
-
-def train_row(
-    config: Config,
-    tokenizer: Tokenizer,
-    turns: Sequence[tuple[str, str]],
-    media: Sequence[Medium],
-    id: str,
-) -> Row:
-    """Returns the row of a conversation with its media; stage 0 reads the text alone.
-
-    Raises:
-        TokenError: when placeholders and media differ in number, or the row is too long.
+    The last batch is filled with rows in which nothing is learnt, and whose ids are empty.
     """
-    told = encode(tokenizer, config.model.template, turns, num_media=len(media), id=id)
-    features = [np.arange(0)] * len(media)
-    if config.train.objective != "pretrain":
-        features = features_of(config.model, room(config), media)
-    return expand(
-        told,
-        features,
-        config.data.length,
-        cut=config.data.cut,
-        padding_side=config.model.padding_side,
+    opened = heldout_mixture(config) if mixture is None else mixture
+    still = _still(config)
+    places = sample(still, opened)
+    made = MakeRow(still, tokenizer, opened, places, own_rows(still))
+    steps = -(-len(places) // still.data.batch_size)
+    return _batches(still, made, 0, steps, len(places))
+
+
+def _still(config: Config) -> Config:
+    """Returns the recipe as it reads what is held out."""
+    parts = config.data.held_out
+    data = dataclasses.replace(config.data, augment=False, shards="", mixture=parts)
+    return dataclasses.replace(config, data=data)
+
+
+def own_rows(config: Config) -> tuple[int, ...]:
+    """Returns which rows of a batch this process makes: its equal share, in order.
+
+    The places on the mesh follow from it (`processes.placement` refuses another mesh).
+    """
+    rows, count, index = config.data.batch_size, jax.process_count(), jax.process_index()
+    return tuple(range(index * rows // count, (index + 1) * rows // count))
+
+
+def _batches(
+    config: Config, made: MakeRow, first: int, stop: int, num_rows: int | None = None
+) -> Iterator[TrainBatch]:
+    own, workers = len(made.rows), config.data.workers
+    ahead = BATCHES_AHEAD * own
+    # Rows are made in Python: a second thread would only wait for the interpreter's lock.
+    options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=2 if workers else ahead)
+    rows = grain.MapDataset.range(first * own, stop * own).map(made).to_iter_dataset(options)
+    rows = in_processes(rows, workers, ahead)
+    stacked = rows.batch(own, batch_fn=functools.partial(_stacked, config=config))
+    batches = iter(
+        grain.experimental.ThreadPrefetchIterDataset(stacked, prefetch_buffer_size=BATCHES_AHEAD)
     )
+    found = dict(made.mixture.broken)
+    try:
+        for step, (batch, dense, facts) in enumerate(batches, first):
+            told = exchange(list(zip(made.rows, facts, strict=True)))
+            known = dict(pair for each in told for pair in each)
+            whole = [known[row] for row in range(config.data.batch_size)]
+            _tell_skipped(whole, found, config.data.max_broken)
+            got = _agreed(batch, dense, whole, made.rows, config)
+            if num_rows is not None:
+                got = _without_loss(got, num_rows - step * config.data.batch_size)
+            yield dataclasses.replace(got, skipped=len(found))
+    finally:
+        batches.close()
 
 
-def room(config: Config) -> Capacity:
-    """Returns what every row of the run has room for: an element of a shard holds one ECG."""
-    dense = config.train.objective == "pretrain"
-    return Capacity(1, 0) if dense else room_for(config.model, 1)
-
-
-def num_media(example: Example) -> int:
-    """Returns how many ECGs with their pages the example's record names: one, or none.
-
-    Raises:
-        TokenError: when it names more than an element of a shard holds.
-    """
-    named = {
-        field: len(media_paths(example.record.get(field) or None, example.id))
-        for field in ("ecg", "image")
-    }
-    if max(named.values()) > 1:
-        told = " and ".join(f"{count} {field}s" for field, count in named.items())
-        raise TokenError(
-            f"{example.id}: names {told}, expected at most one of each: an element of a shard "
-            "holds one ECG; write the shard anew with one record an element"
-        )
-    return named["ecg"]
-
-
-def collate(made: list[dict[str, Any]], config: Config) -> TrainBatch:
-    """Returns the rows as one batch."""
+def _stacked(made: Sequence[dict[str, Any]], config: Config) -> tuple[Batch, Any, list[dict]]:
+    """Returns the rows as arrays of `data.length` tokens, and what the hosts tell each other."""
     rows = [one["row"] for one in made]
     dense = None
     if "waves" in made[0]:
@@ -171,41 +149,64 @@ def collate(made: list[dict[str, Any]], config: Config) -> TrainBatch:
             qrs=np.stack([one["qrs"] for one in made]),
             summary=np.stack([one["summary"] for one in made]),
         )
+    facts = [
+        {
+            "id": one["id"],
+            "length": row.length,
+            "learnt": int(row.loss_mask.sum()),
+            "cut": row.num_cut > 0,
+            "task": one["task"],
+            "skipped": one["skipped"],
+        }
+        for one, row in zip(made, rows, strict=True)
+    ]
+    batch = stack(config.model, room(config), rows, [one["media"] for one in made])
+    return batch, dense, facts
+
+
+def _tell_skipped(facts: Sequence[dict], found: dict[str, str], limit: int) -> None:
+    """Adds what was skipped for these rows to what was found before, and tells what is new."""
+    met = {where: why for one in facts for where, why in one["skipped"].items()}
+    news = {where: why for where, why in met.items() if where not in found}
+    found |= news
+    broken.require_few(found, limit)
+    broken.tell(news)
+
+
+def _agreed(
+    batch: Any,
+    dense: DenseTargets | None,
+    facts: Sequence[dict],
+    rows: Sequence[int],
+    config: Config,
+) -> TrainBatch:
+    """Returns the batch as long as the longest row of all processes, rounded up to a bucket."""
+    lengths = [one["length"] for one in facts]
+    length = min(-(-max(lengths) // config.data.bucket) * config.data.bucket, config.data.length)
+    start = config.data.length - length if config.model.padding_side == "left" else 0
+    texts = {name: getattr(batch, name)[:, start : start + length] for name in TEXT_FIELDS}
     return TrainBatch(
-        batch=stack(config.model, room(config), rows, [one["media"] for one in made]),
+        batch=batch.replace(**texts),
         dense=dense,
-        record_ids=tuple(one["id"] for one in made),
-        num_tokens=sum(row.length for row in rows),
-        squared_lengths=sum(row.length**2 for row in rows),
-        rows_cut=sum(row.num_cut > 0 for row in rows),
+        record_ids=tuple(one["id"] for one in facts),
+        num_tokens=sum(lengths),
+        squared_lengths=sum(length**2 for length in lengths),
+        rows_cut=sum(one["cut"] for one in facts),
+        num_learnt=sum(one["learnt"] for one in facts),
+        tasks=tuple(one["task"] for one in facts) if len(config.data.sources) > 1 else (),
+        rows=tuple(rows),
     )
 
 
-def train_shards(config: Config) -> tuple[str, ...]:
-    """Returns the files of the training shards; ConfigError when the folder has none."""
-    files = shard_files(config.data.shards, "train")
-    if not files:
-        raise ConfigError(
-            f"data.shards: got {config.data.shards} without a training shard, expected a folder "
-            "that `gem-jax prep` wrote"
-        )
-    return tuple(str(file) for file in files)
-
-
-def train_batches(config: Config, tokenizer: Tokenizer, first_step: int) -> Iterator[TrainBatch]:
-    """Returns the batches of the run from `first_step` on, made ahead by a thread."""
-    together = functools.partial(collate, config=config)
-    rows = (
-        grain.MapDataset.source(Shards(train_shards(config)))
-        .seed(config.data.seed)
-        .shuffle()
-        .repeat()
-        .random_map(MakeRow(config, tokenizer))
-        .batch(config.data.batch_size, drop_remainder=True, batch_fn=together)
+def _without_loss(got: TrainBatch, count: int) -> TrainBatch:
+    """Returns the batch with nothing to learn, and no id, from row `count` on."""
+    real = np.array(got.rows) < count
+    batch: Any = got.batch
+    return dataclasses.replace(
+        got,
+        batch=batch.replace(loss_mask=batch.loss_mask & real[:, None]),
+        record_ids=tuple(id if row < count else "" for row, id in enumerate(got.record_ids)),
     )
-    # Rows are made in Python: a second thread would only wait for the interpreter's lock.
-    ahead = grain.ReadOptions(num_threads=1, prefetch_buffer_size=8)
-    return iter(rows[first_step : config.train.steps].to_iter_dataset(ahead))
 
 
 def ids_hash(record_ids: tuple[str, ...]) -> str:

@@ -6,10 +6,25 @@ without the input embedding; T the sample's own length, d the attention width, L
 half that causality saves is already taken.
 """
 
+from gem_jax.config import Config
 from gem_jax.models.gem import GemConfig
 from gem_jax.paths import flat
 
-TRAINED, FROZEN = 6, 4
+TRAINED, FROZEN, FORWARD = 6, 4, 2
+
+
+def passes(config: Config) -> int:
+    """Returns k of the recipe's steps: whether the language model's own weights are trained."""
+    return TRAINED if "llm" in config.train.trainable else FROZEN
+
+
+def formula(config: GemConfig, weights: int, k: int) -> str:
+    """Returns how the FLOPs of a token are counted, in words for people."""
+    width = config.llm.num_heads * config.llm.head_dim
+    return (
+        f"k·N + k·T·d·L FLOPs a token: k = {k}, N = {weights:,} weights of matrix products with "
+        f"the output head, T = its sample's length, d = {width}, L = {config.llm.num_layers}"
+    )
 
 
 def llm_matmul_weights(params: dict) -> int:

@@ -55,9 +55,14 @@ def medium_of(config: GemConfig, exhibit: Exhibit) -> Medium:
     cannot be read.
     """
     require_showable(config, exhibit)
-    record, page = exhibit.record, page_of(exhibit, config)
-    ecg = ecg_array(record, config.ecg, exhibit.reading) if config.ecg and record else None
-    return Medium(ecg, image_tiles(page, config, exhibit.reading), page.size)
+    return encoded(config, exhibit, page_of(exhibit, config))
+
+
+def encoded(config: GemConfig, exhibit: Exhibit, page: Image.Image) -> Medium:
+    """Returns an exhibit and its page as the encoders take them; without a record, no ECG."""
+    record, reading = exhibit.record, exhibit.reading
+    ecg = ecg_array(record, config.ecg, reading) if config.ecg and record else None
+    return Medium(ecg, image_tiles(page, config, reading), page.size)
 
 
 def require_showable(config: GemConfig, exhibit: Exhibit) -> None:

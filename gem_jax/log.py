@@ -14,7 +14,12 @@ from data_prep.progress import LOG_PERIOD_S, TERMINAL_PERIOD_S, clock, write_lin
 
 # Dense bf16 FLOP/s of one device by `device_kind`, from the makers' data sheets.
 PEAK_FLOPS = {
+    "NVIDIA A100-SXM4-40GB": 312e12,
     "NVIDIA A100-SXM4-80GB": 312e12,
+    "NVIDIA A100 80GB PCIe": 312e12,
+    "NVIDIA L4": 121e12,
+    "NVIDIA L40S": 362e12,
+    "NVIDIA H100 PCIe": 756e12,
     "NVIDIA H100 80GB HBM3": 989e12,
     "NVIDIA H200": 989e12,
     "TPU v4": 275e12,
@@ -24,10 +29,16 @@ PEAK_FLOPS = {
 }
 
 
+def peak_flops() -> float | None:
+    """Returns the FLOP/s of all devices together; None where the peak is not known."""
+    peak = PEAK_FLOPS.get(jax.devices()[0].device_kind)
+    return peak * jax.device_count() if peak else None
+
+
 def mfu(flops: float, seconds: float) -> float | None:
     """Returns the share of the devices' peak that was used; None where the peak is not known."""
-    peak = PEAK_FLOPS.get(jax.devices()[0].device_kind)
-    return flops / seconds / (peak * jax.device_count()) if peak else None
+    peak = peak_flops()
+    return flops / seconds / peak if peak else None
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -51,21 +62,33 @@ def append_metrics(path: Path, row: dict[str, Any]) -> None:
             file.write(json.dumps(row) + "\n")
 
 
-def progress(label: str, first: int, total: int) -> Callable[[int, float], None]:
-    """Returns a function of (steps done, loss) that tells stderr how far the run is."""
+def tell_formula(formula: str) -> None:
+    """Tells stderr once how the MFU of the coming lines is counted; nothing where it is unknown."""
+    peak = peak_flops()
+    if peak and jax.process_index() == 0:
+        devices = f"{jax.device_count()} × {jax.devices()[0].device_kind}"
+        print(f"mfu: {formula}; of {peak / 1e9:,.0f} GFLOP/s of {devices}", file=sys.stderr)
+
+
+def progress(label: str, first: int, total: int) -> Callable[[int, dict[str, Any]], None]:
+    """Returns a function of (steps done, the last one's row) that tells stderr how far the run is.
+
+    Of several processes the first one alone speaks.
+    """
     live = sys.stderr.isatty()
     period_s = TERMINAL_PERIOD_S if live else LOG_PERIOD_S
     began = shown = time.monotonic()
 
-    def tell(done: int, loss: float) -> None:
+    def tell(done: int, row: dict[str, Any]) -> None:
         nonlocal shown
         now = time.monotonic()
-        if now - shown < period_s and done < total:
+        if jax.process_index() != 0 or (now - shown < period_s and done < total):
             return
         shown = now
         rate = (done - first) / (now - began)
         left = f" ETA {clock((total - done) / rate)}" if done < total else ""
-        text = f"{label} {done}/{total} {rate:.1f} steps/s loss {loss:.3f}{left}"
+        used = "" if row.get("mfu") is None else f" mfu {row['mfu']:.0%}"
+        text = f"{label} {done}/{total} {rate:.2f} steps/s loss {row['loss']:.3f}{used}{left}"
         write_line(text, live, last=done >= total)
 
     return tell

@@ -4,9 +4,14 @@ Frozen parameters get no gradient and no optimizer state: the tree is split by p
 the trainable half is differentiated (`optax.masked` would pass raw gradients through).
 """
 
+from typing import Any
+
+import jax
 import optax
 
 from gem_jax.config import ConfigError, OptimizerConfig
+from gem_jax.lora import is_factor
+from gem_jax.paths import flat, nested
 
 PARTS = (
     *("ecg_tower", "vision_tower", "ecg_projector", "mm_projector", "image_newline", "llm"),
@@ -26,7 +31,10 @@ def schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
 
 
 def optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
-    """Returns clip → AdamW with the schedule of `steps` updates."""
+    """Returns clip → AdamW with the schedule of `steps` updates, each set at its own rate.
+
+    Norms and biases do not decay, as in the original.
+    """
     return optax.chain(
         optax.clip_by_global_norm(config.clip_norm),
         optax.adamw(
@@ -35,22 +43,67 @@ def optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformati
             config.b2,
             config.eps,
             weight_decay=config.weight_decay,
+            mask=_decays,
         ),
+        *([_own_rates(config)] if config.learning_rates else []),
     )
 
 
-def split(params: dict, trainable: tuple[str, ...]) -> tuple[dict, dict]:
-    """Returns (moving, frozen) halves of the tree by its top-level parts.
+def _decays(params: dict) -> dict:
+    names = ("scale", "bias")
+    return jax.tree.map_with_path(lambda keys, _: keys[-1].key not in names, params)
 
-    ConfigError when a name of `trainable` is no part of the tree.
+
+def _own_rates(config: OptimizerConfig) -> optax.GradientTransformation:
+    """Returns what scales a set's updates by its own rate over the usual one.
+
+    Of the prefixes that hold for a parameter the longest counts. ConfigError at `init` when one
+    leads to nothing that moves.
     """
-    unknown = sorted(set(trainable) - set(params))
+    rates = dict(config.learning_rates)
+
+    def init(params: dict) -> optax.EmptyState:
+        paths = flat(params)
+        unknown = [name for name in rates if not any(_under(path, name) for path in paths)]
+        if unknown:
+            raise ConfigError(
+                f"optimizer.learning_rates: got {unknown}, expected paths of what moves, which "
+                f"lies in {sorted(params)}; see train.trainable"
+            )
+        return optax.EmptyState()
+
+    def update(updates: dict, state: optax.EmptyState, params: Any = None) -> Any:
+        def scaled(path: str, leaf: jax.Array) -> jax.Array:
+            own = max((name for name in rates if _under(path, name)), key=len, default=None)
+            return leaf if own is None else leaf * (rates[own] / config.learning_rate)
+
+        return nested({path: scaled(path, leaf) for path, leaf in flat(updates).items()}), state
+
+    return optax.GradientTransformation(init, update)
+
+
+def split(params: dict, trainable: tuple[str, ...]) -> tuple[dict, dict]:
+    """Returns (moving, frozen): LoRA's factors and what lies under `trainable`; the rest.
+
+    ConfigError when a path of `trainable`, of whole components, leads nowhere.
+    """
+    leaves = flat(params)
+    unknown = sorted(name for name in trainable if not any(_under(path, name) for path in leaves))
     if unknown:
         raise ConfigError(f"train.trainable: got {unknown}, expected parts of {sorted(params)}")
-    moving = {part: tree for part, tree in params.items() if part in trainable}
-    return moving, {part: tree for part, tree in params.items() if part not in trainable}
+    moving = {
+        path: leaf
+        for path, leaf in leaves.items()
+        if is_factor(path) or any(_under(path, name) for name in trainable)
+    }
+    frozen = {path: leaf for path, leaf in leaves.items() if path not in moving}
+    return nested(moving), nested(frozen)
 
 
 def merge(moving: dict, frozen: dict) -> dict:
     """Returns the whole tree of the two halves that `split` made."""
-    return {**moving, **frozen}
+    return nested(flat(moving) | flat(frozen))
+
+
+def _under(path: str, name: str) -> bool:
+    return f"{path}/".startswith(f"{name}/")

@@ -41,10 +41,19 @@ def load_tree(folder: Path) -> dict:
 
 def load(folder: Path, wanted: Shapes) -> dict[str, np.ndarray]:
     """Returns the parameters that are `wanted`, in host memory, by path."""
+    target = {path: np.empty(leaf.shape, leaf.dtype) for path, leaf in wanted.items()}
+    return _load(folder, target)
+
+
+def load_onto(folder: Path, wanted: Shapes) -> dict[str, jax.Array]:
+    """Returns the parameters that are `wanted` by path, each where its sharding says."""
+    return _load(folder, wanted)
+
+
+def _load(folder: Path, target: dict[str, Any]) -> dict[str, Any]:
     options = ocp.Context()
     options.pytree.loading.partial_load = True
     name, _ = _known(folder)
-    target = {path: np.empty(leaf.shape, leaf.dtype) for path, leaf in wanted.items()}
     with options:
         return flat(ocp.load_checkpointables(folder, {name: nested(target)})[name])
 

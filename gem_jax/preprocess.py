@@ -28,6 +28,8 @@ MODEL_RATE_HZ = 500.0
 # |mV| beyond this is a record in another unit: no heart gives it, and half precision overflows.
 MAX_ABS_MV = 50.0
 MEAN, STD = np.array(CLIP_MEAN, np.float32), np.array(CLIP_STD, np.float32)
+# What Pillow raises for a damaged picture, by its format: a broken PNG is a SyntaxError.
+DAMAGED = (OSError, SyntaxError, ValueError, EOFError)
 
 
 def ecg_array(

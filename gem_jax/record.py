@@ -1,19 +1,23 @@
-"""What a run says of each step: its row in metrics.jsonl, fetched late, and the progress line."""
+"""What a run says of each step: its row for metrics.jsonl and trackers, fetched late; progress."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 
 from gem_jax import log
-from gem_jax.config import Config
+from gem_jax.config import Config, OptimizerConfig
 from gem_jax.data import TrainBatch, ids_hash
-from gem_jax.flops import FROZEN, TRAINED, llm_matmul_weights, step_flops
+from gem_jax.flops import formula, llm_matmul_weights, passes, step_flops
 from gem_jax.objectives import Metrics
 from gem_jax.optimizer import schedule
+from gem_jax.trackers import Track
+
+ROWS = ("row_loss", "row_labels")
 
 
 @dataclass(frozen=True)
@@ -28,7 +32,12 @@ class Pending:
 
 
 def recorder(
-    path: Path, label: str, config: Config, params: dict, first: int
+    path: Path,
+    label: str,
+    config: Config,
+    params: dict,
+    first: int,
+    track: Track | None = None,
 ) -> Callable[[Pending], None]:
     """Returns a function that fetches a step's metrics, writes its row and tells the progress.
 
@@ -38,27 +47,28 @@ def recorder(
         config: The recipe.
         params: All parameters, or their shapes: for counting FLOPs.
         first: The step that the run begins or goes on with.
+        track: Takes a step's numbers elsewhere, see `gem_jax.trackers`.
     """
-    weights = llm_matmul_weights(params)
-    passes = TRAINED if "llm" in config.train.trainable else FROZEN
+    weights, k = llm_matmul_weights(params), passes(config)
     rates = schedule(config.optimizer, config.train.steps)
     tell = log.progress(label, first, config.train.steps)
+    log.tell_formula(formula(config.model, weights, k))
     clock = 0.0
 
     def record(sent: Pending) -> None:
         nonlocal clock
         got = sent.got
-        values = {name: float(value) for name, value in jax.device_get(sent.metrics).items()}
+        values = scalars(jax.device_get(sent.metrics), got.tasks)
         if not np.isfinite(values["loss"]):
             raise FloatingPointError(f"step {sent.step}: the loss is {values['loss']}")
         # From the end of the step before, or from its own beginning when none was under way.
         now = time.perf_counter()
         step_s, clock = now - max(clock, sent.began), now
-        work = step_flops(config.model, weights, got.num_tokens, got.squared_lengths, passes)
+        work = step_flops(config.model, weights, got.num_tokens, got.squared_lengths, k)
         row = {
             "step": sent.step,
             **values,
-            "learning_rate": float(rates(sent.step)),
+            **learning_rates(config.optimizer, float(rates(sent.step))),
             "tokens_per_s": got.num_tokens / step_s,
             "mfu": log.mfu(work, step_s),
             "data_wait": sent.waited_s / step_s,
@@ -66,7 +76,45 @@ def recorder(
         }
         if config.data.cut != "refuse":
             row["rows_cut"] = got.rows_cut
+        if got.skipped:
+            row["records_skipped"] = got.skipped
         log.append_metrics(path, row)
-        tell(sent.step + 1, values["loss"])
+        if track is not None:
+            track(sent.step, numbers(row))
+        tell(sent.step + 1, row)
 
     return record
+
+
+def learning_rates(config: OptimizerConfig, rate: float) -> dict[str, float]:
+    """Returns the step's rate, and that of each set which has its own."""
+    share = rate / config.learning_rate
+    own = {f"learning_rate/{name}": peak * share for name, peak in config.learning_rates}
+    return {"learning_rate": rate, **own}
+
+
+def scalars(metrics: Mapping[str, Any], tasks: Sequence[str]) -> dict[str, float]:
+    """Returns a step's metrics as numbers; those of rows become the mean loss of each task.
+
+    Args:
+        metrics: As the step gave them; `row_loss` and `row_labels` have an entry for every row,
+            the sum of its labels' losses and their number.
+        tasks: Each row's task; empty where the run has only one.
+    """
+    rows = {name: np.asarray(metrics[name]) for name in ROWS if name in metrics}
+    found = {name: float(value) for name, value in metrics.items() if name not in rows}
+    for task in sorted(set(tasks)) if rows else ():
+        own = np.array([each == task for each in tasks])
+        labels = rows["row_labels"][own].sum()
+        if labels:
+            found[f"loss/{task}"] = float(rows["row_loss"][own].sum() / labels)
+    return found
+
+
+def numbers(row: Mapping[str, Any]) -> dict[str, float]:
+    """Returns what of a row is a number to be drawn over the steps."""
+    return {
+        name: value
+        for name, value in row.items()
+        if name != "step" and isinstance(value, int | float)
+    }

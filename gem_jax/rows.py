@@ -17,6 +17,8 @@ from gem_jax.templates import TokenError
 from gem_jax.tokens import IGNORED, IMAGE_TOKEN, Encoded
 
 Cut = Literal["refuse", "original"]
+# Of a row, and of a batch: what has a value for each token.
+TEXT_FIELDS = ("tokens", "positions", "segments", "media_index", "targets", "loss_mask")
 
 
 @dataclass(frozen=True)
@@ -79,8 +81,7 @@ class Merged:
 
 def columns(rows: Sequence[Row]) -> dict[str, np.ndarray]:
     """Returns the text fields of a batch: the rows' own, (B, T), stacked."""
-    fields = ("tokens", "positions", "segments", "media_index", "targets", "loss_mask")
-    return {field: np.stack([getattr(row, field) for row in rows]) for field in fields}
+    return {field: np.stack([getattr(row, field) for row in rows]) for field in TEXT_FIELDS}
 
 
 def merge(encoded: Encoded, media: Sequence[Int[np.ndarray, " _F"]]) -> Merged:

@@ -3,7 +3,8 @@
 Mesh axes: `data` repeats the parameters and cuts the batch, `fsdp` cuts both, `tensor` cuts heads
 and hidden units within a layer (Megatron's column-then-row order: one all-reduce a sub-layer).
 Layers are stacked on axis 0, which the scan walks: it is never cut. Computation follows from these
-shardings by itself (`jax.jit`, AxisType.Auto).
+shardings by itself (`jax.jit`, AxisType.Auto); activations are tied to the rows where blocks begin
+(`models.layers.by_rows`), gradients to their parameters.
 """
 
 import math
@@ -11,12 +12,13 @@ import re
 from typing import Any
 
 import jax
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from gem_jax.config import ConfigError, MeshConfig
+from gem_jax.models.layers import ROW_AXES
 
-AXES = ("data", "fsdp", "tensor")
+AXES = (*ROW_AXES, "tensor")
 
 # Exactly one rule matches a path as a whole: a new parameter is placed on purpose or not at all.
 PARAM_RULES: tuple[tuple[str, P], ...] = (
@@ -49,6 +51,19 @@ PARAM_RULES: tuple[tuple[str, P], ...] = (
     (r"vision_tower/layers/([qkv]_proj|fc1)/bias", P(None, "tensor")),
     (r"vision_tower/layers/(out_proj|fc2)/kernel", P(None, "tensor", "fsdp")),
     (r"vision_tower/layers/(out_proj|fc2)/bias", P()),
+    # Factors of LoRA: the axis that a kernel cuts of its inputs or outputs; the rank is never cut.
+    (r"llm/lm_head/kernel_lora_a", P("fsdp", None)),
+    (r"llm/lm_head/kernel_lora_b", P(None, "tensor")),
+    (r"llm/layers/self_attn/[qkv]_proj/kernel_lora_a", P(None, "fsdp", None)),
+    (r"llm/layers/self_attn/[qkv]_proj/kernel_lora_b", P(None, None, "tensor")),
+    (r"llm/layers/self_attn/o_proj/kernel_lora_a", P(None, "tensor", None)),
+    (r"llm/layers/self_attn/o_proj/kernel_lora_b", P(None, None, "fsdp")),
+    (r"llm/layers/mlp/(gate|up)_proj/kernel_lora_a", P(None, "fsdp", None)),
+    (r"llm/layers/mlp/(gate|up)_proj/kernel_lora_b", P(None, None, "tensor")),
+    (r"llm/layers/mlp/down_proj/kernel_lora_a", P(None, "tensor", None)),
+    (r"llm/layers/mlp/down_proj/kernel_lora_b", P(None, None, "fsdp")),
+    (r"(ecg|mm)_projector/(linear|\d+)/kernel_lora_a", P("fsdp", None)),
+    (r"(ecg|mm)_projector/(linear|\d+)/kernel_lora_b", P(None, "tensor")),
     (r"dense_head/(waves|qrs|summary)/(kernel|bias)", P()),
 )
 
@@ -107,10 +122,33 @@ def state_shardings(mesh: Mesh, state: Any, params: Any) -> Any:
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """Returns the sharding of anything whose axis 0 is the batch: cut by data and fsdp."""
-    return NamedSharding(mesh, P(("data", "fsdp")))
+    return NamedSharding(mesh, P(ROW_AXES))
 
 
-def fitted(spec: P, shape: tuple[int, ...], mesh: Mesh) -> P:
+def as_params(tree: Any) -> Any:
+    """Returns a tree whose leaves repeat parameters, placed as they are: for use under `jax.jit`.
+
+    As it is without a mesh. Left alone, XLA's partitioner may hold whole gradients on each device.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return tree
+    return jax.tree.map_with_path(
+        lambda keys, leaf: jax.lax.with_sharding_constraint(
+            leaf, fitted(param_spec(_path(keys)), leaf.shape, mesh)
+        ),
+        tree,
+    )
+
+
+def replicated(x: jax.Array) -> jax.Array:
+    """Returns x whole on every device, for every process to read; as it is without a mesh."""
+    if jax.sharding.get_abstract_mesh().empty:
+        return x
+    return jax.lax.with_sharding_constraint(x, P())
+
+
+def fitted(spec: P, shape: tuple[int, ...], mesh: Mesh | AbstractMesh) -> P:
     """Returns `spec` without the mesh axes whose size does not divide the dimension.
 
     Such a dimension is replicated: a tiny model runs on any mesh, a large one divides evenly.

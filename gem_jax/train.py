@@ -1,48 +1,58 @@
 """Trains a recipe: gem-jax train RECIPE.py:function --run-dir DIR [--init CKPT] [--section.field …]
 
 A run starts from its own last checkpoint; else from --init; else from random parameters. What the
-start lacks is initialised only if the recipe names it. Ctrl-C and SIGTERM save before they end.
-RECIPE.py:function --help lists the fields of the recipe.
+start lacks is initialised only if the recipe names it. Ctrl-C and SIGTERM save before they end;
+SIGUSR1 saves and goes on. Several processes run the same command: experiments/launch/local.py.
+RECIPE.py:function --help lists the options and the fields of the recipe.
 """
 
+import contextlib
 import dataclasses
 import functools
-import signal
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import jax
-import jax.numpy as jnp
 import optax
-from flax import struct
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
-from gem_jax import checkpoint, log, sharding, usage
-from gem_jax.config import Config, ConfigError, read_json, to_dict
-from gem_jax.data import train_batches, train_shards
+from gem_jax import (
+    checkpoint,
+    dry_run,
+    inspect_batches,
+    log,
+    processes,
+    resume,
+    sharding,
+    signals,
+    usage,
+)
+from gem_jax.config import Config, ConfigError
+from gem_jax.data import train_batches, train_mixture
+from gem_jax.heldout import evaluator, is_due, tell_best
 from gem_jax.inputs import require_sight
-from gem_jax.models.gem import Batch
-from gem_jax.models.pretrain import DenseTargets
-from gem_jax.objectives import LOSSES, Metrics
+from gem_jax.mixture import Mixture
 from gem_jax.optimizer import merge, optimizer, split
+from gem_jax.profiling import profiled
 from gem_jax.record import Pending, recorder
-from gem_jax.signals import stop_signals
-from gem_jax.start import initial_params, param_shapes
-from gem_jax.tokenizer import Tokenizer, load_tokenizer, save_tokenizer
-from gem_jax.tokens import require_template
-
-
-@struct.dataclass
-class TrainState:
-    """What changes: the moving parameters, the optimizer's state, the updates made so far.
-
-    Its leaves are arrays, or their shapes or shardings.
-    """
-
-    step: Any
-    moving: dict
-    opt_state: optax.OptState
+from gem_jax.run_folder import (
+    heldout_file,
+    metrics_file,
+    nonfinite,
+    refuse_another_config,
+    refuse_other_data,
+    tokenizer_of,
+    write_data,
+    write_run,
+)
+from gem_jax.start import placed_params
+from gem_jax.step import TrainState, fresh_state, train_step
+from gem_jax.tokenizer import Tokenizer
+from gem_jax.trackers import Service, Track, require_services, tracked
 
 
 @dataclass(frozen=True)
@@ -52,63 +62,61 @@ class Run:
     config: Config
     folder: Path
     label: str
+    services: tuple[Service, ...]
+    profile: int
     tokenizer: Tokenizer
+    mixture: Mixture
     tx: optax.GradientTransformation
     mesh: jax.sharding.Mesh
     writer: Any
     frozen: dict
 
-    @property
-    def metrics_file(self) -> Path:
-        """One JSON line a step."""
-        return self.folder / "metrics.jsonl"
 
-
-def train_step(
-    state: TrainState,
-    frozen: dict,
-    batch: Batch,
-    dense: DenseTargets | None,
-    *,
+def run(
     config: Config,
-    tx: optax.GradientTransformation,
-) -> tuple[TrainState, Metrics]:
-    """Returns the state after one update, and the metrics of the parameters before it."""
-
-    def loss_fn(moving: dict) -> tuple[jax.Array, Metrics]:
-        return LOSSES[config.train.objective](config, merge(moving, frozen), batch, dense)
-
-    (loss, parts), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.moving)
-    updates, opt_state = tx.update(grads, state.opt_state, state.moving)
-    moving = optax.apply_updates(state.moving, updates)
-    metrics = {"loss": loss, "grad_norm": optax.tree.norm(grads), **parts}
-    return TrainState(state.step + 1, moving, opt_state), metrics
-
-
-def run(config: Config, run_dir: Path, init: Path | None = None, label: str = "train") -> Path:
+    run_dir: Path,
+    init: Path | None = None,
+    label: str = "train",
+    services: tuple[Service, ...] = (),
+    profile: int = 0,
+) -> Path:
     """Trains to the recipe's last step, or goes on from where the run stopped; returns `run_dir`.
+
+    Args:
+        config: The recipe.
+        run_dir: The run's folder.
+        init: CKPT that it starts from.
+        label: Names the run on the progress line.
+        services: Where metrics go beside metrics.jsonl and TensorBoard.
+        profile: So many steps are traced into RUN/profile.
 
     Raises:
         SystemExit: 143, after a SIGTERM at which the state was saved.
         KeyboardInterrupt: after a Ctrl-C at which the state was saved.
     """
-    _refuse_another_config(config, run_dir)
+    refuse_another_config(config, run_dir)
     own = bool(checkpoint.complete_steps(run_dir))
     source = run_dir if own else init
     start = checkpoint.locate_any(source) if source else None
-    tokenizer = _tokenizer(config, start)
-    # What cannot be trained is refused before anything is written.
-    train_shards(config)
+    tokenizer = tokenizer_of(config, start)
+    # What cannot be trained or told is refused before anything is written.
+    require_services(services)
+    mixture = train_mixture(config)
+    refuse_other_data(run_dir, mixture)
     if config.train.objective == "instruct":
         require_sight(config.model)
     mesh = sharding.make_mesh(config.mesh)
     tx = optimizer(config.optimizer, config.train.steps)
     with jax.set_mesh(mesh):
         begun = None if own else begin(config, start, tx, mesh)
-        _write_run(config, run_dir, tokenizer, start)
+        write_run(config, run_dir, tokenizer, start)
+        write_data(run_dir, mixture)
         with checkpoint.checkpointer(run_dir, config.train.keep) as writer:
-            state, frozen = begun or restore(writer, config, tx, mesh)
-            _loop(Run(config, run_dir, label, tokenizer, tx, mesh, writer, frozen), state)
+            state, frozen = begun or resume.restore(writer, config, tx, mesh)
+            seen = (label, services, profile)
+            read = (tokenizer, mixture)
+            _loop(Run(config, run_dir, *seen, *read, tx, mesh, writer, frozen), state)
+        tell_best(heldout_file(run_dir))
     return run_dir
 
 
@@ -119,134 +127,162 @@ def begin(
     mesh: jax.sharding.Mesh,
 ) -> tuple[TrainState, dict]:
     """Returns (state, frozen) before the first step, placed on the mesh."""
-    params = initial_params(config, checkpoint.load_tree(start) if start else {})
-    params = jax.device_put(params, sharding.param_shardings(mesh, params))
-    moving, frozen = split(params, config.train.trainable)
+    moving, frozen = split(placed_params(config, start, mesh), config.train.trainable)
     fresh = functools.partial(fresh_state, tx)
     where = sharding.state_shardings(mesh, jax.eval_shape(fresh, moving), moving)
     return jax.jit(fresh, out_shardings=where, donate_argnums=0)(moving), frozen
-
-
-def fresh_state(tx: optax.GradientTransformation, moving: dict) -> TrainState:
-    """Returns the state before the first step."""
-    return TrainState(jnp.zeros((), jnp.int32), moving, tx.init(moving))
-
-
-def saved_state(state: TrainState, frozen: dict) -> dict[str, Any]:
-    """Returns what a step of the run's checkpoints holds."""
-    return {
-        "params": merge(state.moving, frozen),
-        "optimizer": {"state": state.opt_state, "step": state.step},
-    }
-
-
-def restore(
-    writer: Any, config: Config, tx: optax.GradientTransformation, mesh: jax.sharding.Mesh
-) -> tuple[TrainState, dict]:
-    """Returns (state, frozen) of the run's last complete step, placed on the mesh."""
-    shapes = param_shapes(config)
-    moving, frozen = split(shapes, config.train.trainable)
-    state = jax.eval_shape(functools.partial(fresh_state, tx), moving)
-    target = saved_state(state, frozen)
-    placed = jax.tree.map(
-        lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
-        target,
-        sharding.state_shardings(mesh, target, shapes),
-    )
-    saved = writer.load_checkpointables(None, placed)
-    moving, frozen = split(saved["params"], config.train.trainable)
-    return TrainState(saved["optimizer"]["step"], moving, saved["optimizer"]["state"]), frozen
 
 
 def _loop(this: Run, state: TrainState) -> None:
     """Steps to the end, or to the signal that stops it; saves on the way and at the end."""
     config, frozen = this.config, this.frozen
     first, steps = int(state.step), config.train.steps
-    log.truncate_metrics(this.metrics_file, first)
-    step_fn = jax.jit(functools.partial(train_step, config=config, tx=this.tx), donate_argnums=0)
-    place = functools.partial(jax.device_put, device=sharding.batch_sharding(this.mesh))
-    batches = train_batches(config, this.tokenizer, first)
-    record = recorder(this.metrics_file, this.label, config, merge(state.moving, frozen), first)
+    log.truncate_metrics(metrics_file(this.folder), first)
+    step_fn = _compiled(this, state)
+    place = processes.placement(this.mesh, config.data.batch_size)
+    made: Any = train_batches(config, this.tokenizer, first, this.mixture)
     pending: Pending | None = None
-    with stop_signals() as stopped:
+    with (
+        contextlib.closing(made) as batches,
+        signals.wishes() as came,
+        tracked(this.services, this.folder, config, first) as track,
+        profiled(this.folder / "profile", first, this.profile) as profile,
+    ):
+        record = _recorded(this, state, first, track)
+        heldout = (this.mesh, heldout_file(this.folder))
+        evaluate = evaluator(config, this.tokenizer, *heldout, first, track)
+        due, wish, waited_s = _due(this, came), signals.NOTHING, 0.0
         for step in range(first, steps):
+            profile(step, state)
             began = time.perf_counter()
             got = next(batches)
             # Waiting for data while the device still works costs nothing and is not counted.
             idle = pending is None or pending.metrics["loss"].is_ready()  # type: ignore[attr-defined]
-            waited_s = (time.perf_counter() - began) * idle
+            waited_s += (time.perf_counter() - began) * idle
             state, metrics = step_fn(state, frozen, place(got.batch), place(got.dense))
             if pending:  # the last step's metrics are fetched while this one runs
-                record(pending)
+                # The time of its row ends here, and what was waited for within it.
+                record(dataclasses.replace(pending, waited_s=waited_s))
+                waited_s = 0.0
             pending = Pending(step, got, began, waited_s, metrics)
-            ending = bool(stopped)
-            due = (step + 1) % config.train.checkpoint_every == 0 or step + 1 == steps
-            if due or ending:
+            wish = due(step + 1)
+            if wish:
                 # First the row, then the checkpoint: a run that goes on behind it lacks no row.
                 record(pending)
-                pending = None
-                this.writer.save_checkpointables(step + 1, saved_state(state, frozen))
-            if ending:
+                pending, waited_s = None, 0.0
+                params = merge(state.moving, frozen)
+                loss = evaluate(step + 1, params) if wish == signals.SAVE else None
+                resume.save(this.writer, step + 1, state, frozen, loss)
+            if wish > signals.SAVE:
                 break
-    if stopped and stopped[0] == signal.SIGTERM:
-        raise SystemExit(143)
-    if stopped:
-        raise KeyboardInterrupt
+    signals.end(wish)
 
 
-def _tokenizer(config: Config, start: checkpoint.Located | None) -> Tokenizer:
-    if not config.data.tokenizer and start is None:
-        raise ConfigError("data.tokenizer: is empty, expected a folder; or start from --init CKPT")
-    folder = start.tokenizer if start and not config.data.tokenizer else Path(config.data.tokenizer)
-    tokenizer = load_tokenizer(folder)
-    pieces, rows = tokenizer.num_tokens, config.model.llm.vocab_size
-    if pieces > rows:
-        raise ConfigError(
-            f"model.llm.vocab_size: got {rows}, expected at least the {pieces} pieces of {folder}"
-        )
-    require_template(tokenizer, config.model.template, str(folder))
-    return tokenizer
+def _compiled(this: Run, state: TrainState) -> Callable[..., Any]:
+    """Returns the step as one program: the state stays where it lies, metrics come to everyone."""
+    step = functools.partial(train_step, config=this.config, tx=this.tx)
+    where = jax.tree.map(lambda leaf: leaf.sharding, state)
+    everywhere = NamedSharding(this.mesh, P())
+    return jax.jit(step, out_shardings=(where, everywhere), donate_argnums=0)
 
 
-def _refuse_another_config(config: Config, run_dir: Path) -> None:
-    path = run_dir / "config.json"
-    found = read_json(path) if path.exists() else None
-    # Where its start was imported from is no part of what it trains.
-    if found is not None and {**found, "source": None} != {**to_dict(config), "source": None}:
-        raise ConfigError(
-            f"{path}: is another run's config; name a new --run-dir or train the same recipe"
-        )
+def _recorded(this: Run, state: TrainState, first: int, track: Track) -> Callable[[Pending], None]:
+    """Returns a function that records a step, or ends the run at a loss that is no number."""
+    params = merge(state.moving, this.frozen)
+    record = recorder(metrics_file(this.folder), this.label, this.config, params, first, track)
+
+    def checked(sent: Pending) -> None:
+        try:
+            record(sent)
+        except FloatingPointError as error:
+            nonfinite(this.folder, this.config, sent, error)
+
+    return checked
 
 
-def _write_run(
-    config: Config, run_dir: Path, tokenizer: Tokenizer, start: checkpoint.Located | None
-) -> None:
-    """Writes config.json, with the files that the start was imported from, and the tokenizer."""
-    source = checkpoint.read_source(start) if start else None
-    kept = {} if source is None else {"source": source}
-    if jax.process_index() == 0:
-        checkpoint.write_config(run_dir, to_dict(config) | kept)
-        save_tokenizer(tokenizer, run_dir / "tokenizer", config.model.max_length)
+def _due(this: Run, came: list[int]) -> Callable[[int], int]:
+    """Returns a function of the steps done that returns what is due: nothing, to save, to end."""
+    train, agree = this.config.train, processes.agreement(this.mesh)
+    period_s = 60 * (train.checkpoint_minutes or float("inf"))
+    saved = time.monotonic()
+
+    def due(done: int) -> int:
+        nonlocal saved
+        wish, now = signals.take(came), time.monotonic()
+        # One clock counts: those of other processes go differently.
+        if processes.is_first() and now - saved >= period_s:
+            wish, saved = max(wish, signals.SAVE), now
+        wish = agree(wish)
+        if done % train.checkpoint_every == 0 or done == train.steps or is_due(this.config, done):
+            wish = max(wish, signals.SAVE)
+        if wish:
+            saved = now
+        return wish
+
+    return due
 
 
 def cli(args: list[str]) -> int:
     """Returns the exit status of `gem-jax train ARGS`."""
-    import tyro
-
     from gem_jax.recipes import load_recipe
 
     if not args or args[0].startswith("-"):
         raise ConfigError(f"got {args[:1]}, expected RECIPE.py:function first")
-    fields: list[tuple] = [
-        ("run_dir", Path),
-        (
-            "config",
-            Annotated[Config, tyro.conf.arg(name=""), tyro.conf.AvoidSubcommands],
-            load_recipe(args[0]),
-        ),
-        ("init", Path | None, None),
-    ]
-    arguments: Any = dataclasses.make_dataclass("Arguments", fields)
-    given: Any = usage.read(arguments, args[1:], f"gem-jax train {args[0]}")
-    print(run(given.config, given.run_dir, given.init))
+    recipe = load_recipe(args[0])
+    given: Any = usage.read(_arguments(recipe), args[1:], f"gem-jax train {args[0]}")
+    if given.dry_run:
+        print(dry_run.told(recipe, given.config))
+        return 0
+    processes.join(given.distributed)
+    if given.inspect:
+        _inspect(given.config, given.run_dir, given.init, given.inspect)
+        return 0
+    seen = {"services": given.log, "profile": given.profile}
+    run_dir = run(given.config, given.run_dir, given.init, **seen)
+    if processes.is_first():
+        print(run_dir)
     return 0
+
+
+def _inspect(config: Config, run_dir: Path, init: Path | None, count: int) -> None:
+    """Prints the batches that the run begins or goes on with."""
+    steps = checkpoint.complete_steps(run_dir)
+    source = run_dir if steps else init
+    tokenizer = tokenizer_of(config, checkpoint.locate_any(source) if source else None)
+    for line in inspect_batches.told(config, tokenizer, count, steps[-1] if steps else 0):
+        print(line)
+
+
+def _arguments(recipe: Config) -> Any:
+    """Returns the dataclass that the command line of the recipe fills."""
+    import tyro
+
+    whole = Annotated[Config, tyro.conf.arg(name=""), tyro.conf.AvoidSubcommands]
+    options: list[tuple[str, Any, Any, str]] = [
+        ("init", Path | None, None, "CKPT that the run starts from."),
+        ("log", tuple[Service, ...], (), "Where metrics go beside metrics.jsonl and TensorBoard."),
+        ("profile", int, 0, "Trace so many steps, the third and after, into RUN/profile."),
+        (
+            "dry_run",
+            bool,
+            False,
+            "Print the recipe and what flags changed in it; train nothing.",
+        ),
+        (
+            *("inspect", int, 0),
+            "Print so many batches, those that the run goes on with, as texts; train nothing.",
+        ),
+        (
+            *("distributed", bool, False),
+            "Meet the other processes that Slurm, Open MPI, Kubernetes or a TPU pod names.",
+        ),
+    ]
+    fields: list[tuple] = [
+        ("run_dir", Annotated[Path, tyro.conf.arg(help="The run's folder; an old one goes on.")]),
+        ("config", whole, recipe),
+        *(
+            (name, Annotated[kind, tyro.conf.arg(help=told)], default)
+            for name, kind, default, told in options
+        ),
+    ]
+    return dataclasses.make_dataclass("Arguments", fields)

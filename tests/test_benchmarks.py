@@ -1,16 +1,22 @@
-"""The random GEM that import and export are measured on: official names, shapes and counts."""
+"""What is measured is what it says: a GEM of official names and counts, one model on both sides."""
 
+import importlib.util
 import math
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
+import jax
 import pytest
 
-from benchmarks import import_export_memory
+from benchmarks import import_export_memory, step_shapes, train_step
 from benchmarks.make_7b import SIZES, ecg_shapes, gem_shapes, main, require_disk
+from gem_jax.models.gem import abstract_batch
 from gem_jax.weights.files import WeightsError, open_folder
 
+ROOT = Path(__file__).parents[1]
 GOLDEN = Path(__file__).parent / "goldens" / "gem_llama_tiny"
 
 
@@ -66,3 +72,41 @@ def test_the_tiny_ones_way_and_back_is_measured(tmp_path, capfd, monkeypatch):
     monkeypatch.setattr(import_export_memory, "measure", spoilt)
     with pytest.raises(WeightsError, match="1 tensors differ"):
         import_export_memory.main(official, tmp_path / "control")
+
+
+def run_of(*arguments: str) -> subprocess.CompletedProcess:
+    """What `python -m benchmarks.train_step ARGUMENTS` says."""
+    command = [sys.executable, "-m", "benchmarks.train_step", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+
+def test_the_step_and_decoding_are_measured_beside_the_peer():
+    done = run_of("--shapes", "tiny", "--threads", "1")
+    assert done.returncode == 0, done.stdout + done.stderr
+    versions, _, step, decoding = done.stdout.splitlines()
+    assert "jax " in versions
+    side = r"+[0-9.]+ +[0-9]+ MiB"
+    peer = rf" {side} +[0-9.]+×" if importlib.util.find_spec("torch") else " +–"
+    assert re.fullmatch(rf"tiny +1 train  {side}{peer}  [0-9.]+ GFLOP/s", step)
+    assert re.fullmatch(rf"tiny +1 decode {side}{peer}", decoding)
+
+
+def test_sides_that_compute_something_else_are_refused():
+    same = {"loss": 9.0101}, {"loss": 9.0102}
+    train_step._require_same(same, "tiny")
+    with pytest.raises(ValueError, match="expected the same model"):
+        train_step._require_same((same[0], {"loss": 9.2}), "tiny")
+    with pytest.raises(ValueError, match="first tokens"):
+        train_step._require_same(({"first": [1, 2]}, {"first": [1, 3]}), "tiny")
+
+
+def test_the_card_is_given_gem_of_the_official_size():
+    for kind in ("lora", "full"):
+        config = step_shapes.card_recipe(kind)
+        assert (config.lora is not None) == (kind == "lora")
+        assert config.model.llm.dtype == "bfloat16"
+        shapes = abstract_batch(config.model, config.data.batch_size, config.data.length)
+        batch = step_shapes.card_batch(config)
+        given, wanted = jax.tree.leaves(batch), jax.tree.leaves(shapes)
+        assert [leaf.shape for leaf in given] == [leaf.shape for leaf in wanted]
+        assert batch.media_index.max() == config.model.num_media_tokens - 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import jax
 import numpy as np
@@ -12,15 +13,15 @@ import tiny
 from data_prep import augment
 from data_prep.claims import check, parse
 from data_prep.shards import read_shard, shard_files
-from gem_jax import data
+from gem_jax import shard_rows, train_rows
 from gem_jax.config import ConfigError
-from gem_jax.data import augmented, ids_hash, train_batches
+from gem_jax.data import ids_hash, train_batches
 from gem_jax.inputs import Exhibit, features_of, medium_of, stack
 from gem_jax.media import Capacity, max_tiles
 from gem_jax.models.gem import Gem, abstract_params
-from gem_jax.objectives import text_loss
 from gem_jax.preprocess import ecg_array
 from gem_jax.rows import expand
+from gem_jax.shard_rows import augmented
 from gem_jax.templates import TokenError
 from gem_jax.tokenizer import load_tokenizer
 from gem_jax.tokens import encode, turns_of
@@ -46,6 +47,11 @@ def batches(prepared, tokenizer, first=0, recipe=tiny.instruct, **fields):
 @pytest.fixture(scope="module")
 def whole(prepared, tokenizer):
     return batches(prepared, tokenizer)
+
+
+def made_of(config, tokenizer, example):
+    rng = np.random.default_rng(0)
+    return train_rows.row_of(config, tokenizer, shard_rows.told(example, config, rng), rng)
 
 
 def same(one, other) -> bool:
@@ -100,7 +106,8 @@ def test_without_augmentation_the_record_is_itself(prepared, tokenizer, examples
 def test_rows_have_their_media_and_their_answer(whole):
     made = whole[0]
     batch = made.batch
-    assert batch.tokens.shape == (2, tiny.LENGTH)
+    longest = batch.segments.sum(axis=1).max()
+    assert batch.tokens.shape == (2, 128 if longest <= 128 else tiny.LENGTH)
     for row in range(2):
         places = np.flatnonzero(batch.media_index[row] >= 0)
         assert batch.media_index[row, places].tolist() == list(range(tiny.MEDIA))
@@ -170,7 +177,7 @@ def test_tiles_are_trained_with_as_the_model_answers_with_them(
     model = dataclasses.replace(tiny.MODEL, **grid, **fields)
     recipe = tiny.changed(
         tiny.on(prepared, dataclasses.replace(tiny.instruct(), model=model)),
-        data={"batch_size": 2, "augment": False},
+        data={"batch_size": 2, "augment": False, "bucket": tiny.LENGTH},
     )
     made = next(train_batches(recipe, tokenizer, 0))
     assert made.batch.image.shape == (2, max_tiles(model), 32, 32, 3)
@@ -204,10 +211,14 @@ def test_t02_a_record_names_its_media_as_a_text_or_a_list(examples):
     def naming(**fields):
         return dataclasses.replace(example, record={**example.record, **fields})
 
-    assert data.num_media(example) == 1 == data.num_media(naming(ecg=["a/b"], image=["c.png"]))
-    assert data.num_media(naming(ecg=None, image=None)) == 0
+    assert (
+        shard_rows.num_media(example)
+        == 1
+        == shard_rows.num_media(naming(ecg=["a/b"], image=["c.png"]))
+    )
+    assert shard_rows.num_media(naming(ecg=None, image=None)) == 0
     with pytest.raises(TokenError, match=f"{example.id}: names 2 ecgs and 1 images, expected"):
-        data.num_media(naming(ecg=["a", "b"]))
+        shard_rows.num_media(naming(ecg=["a", "b"]))
 
 
 @pytest.mark.parametrize("augment", [False, True])
@@ -218,12 +229,16 @@ def test_a_text_without_an_ecg_is_a_row_of_text(augment, prepared, tokenizer, ex
         examples[0],
         record={**examples[0].record, "ecg": None, "image": None, "conversations": turns},
     )
-    make = data.MakeRow(config, tokenizer)
-    rng = np.random.default_rng(0)
-    made = data.collate([make.random_map(one, rng) for one in (text, examples[1])], config)
-    assert (made.batch.media_index[0] == -1).all() and (made.batch.media_index[1] >= 0).any()
-    assert not made.batch.ecg[0].any() and made.batch.ecg[1].any()
-    said = made.batch.targets[0][made.batch.loss_mask[0]].tolist()
+    made = [made_of(config, tokenizer, one) for one in (text, examples[1])]
+    batch = stack(
+        config.model,
+        train_rows.room(config),
+        [one["row"] for one in made],
+        [one["media"] for one in made],
+    )
+    assert (batch.media_index[0] == -1).all() and (batch.media_index[1] >= 0).any()
+    assert not batch.ecg[0].any() and batch.ecg[1].any()
+    said = batch.targets[0][batch.loss_mask[0]].tolist()
     assert tokenizer.decode(said).strip() == "A view."
 
 
@@ -235,20 +250,18 @@ def test_t02_a_row_whose_places_do_not_fit_its_media_ends_with_its_id(
     question = {"from": "human", "value": "<image>" * places + "Rate?"}
     turns = [question, {"from": "gpt", "value": "72."}]
     wrong = dataclasses.replace(examples[0], record={**examples[0].record, "conversations": turns})
-    make = data.MakeRow(config, tokenizer)
     message = f"{wrong.id}: got {places} <image> in the questions, expected 1"
     with pytest.raises(TokenError, match=message):
-        make.random_map(wrong, np.random.default_rng(0))
+        made_of(config, tokenizer, wrong)
 
 
 def test_t06_a_row_that_is_too_long_is_refused_with_its_counts(prepared, tokenizer, examples):
     config = tiny.changed(
         tiny.on(prepared, tiny.instruct()), data={"augment": False, "length": tiny.MEDIA + 10}
     )
-    make = data.MakeRow(config, tokenizer)
     message = rf"{examples[0].id}: got \d+ tokens, {tiny.MEDIA} of them features, expected at most"
     with pytest.raises(TokenError, match=message):
-        make.random_map(examples[0], np.random.default_rng(0))
+        made_of(config, tokenizer, examples[0])
 
 
 def test_t06_rows_cut_as_the_originals_are_counted(prepared, tokenizer):
@@ -270,9 +283,8 @@ def test_rows_are_padded_where_the_model_pads(prepared, tokenizer):
     made = batches(prepared, tokenizer, 11, recipe=lambda: left)[0]
     right = batches(prepared, tokenizer, 11)[0]
     assert made.batch.segments[:, -1].all() and not made.batch.segments[:, 0].any()
-    params = tiny.params()
-    logits_of = jax.jit(lambda batch: Gem(tiny.MODEL).apply({"params": params}, batch))
-    losses = [float(text_loss(logits_of(one.batch), one.batch)) for one in (made, right)]
+    loss_of = jax.jit(functools.partial(tiny.mean_loss, tiny.instruct(), tiny.params()))
+    losses = [float(loss_of(one.batch)) for one in (made, right)]
     assert losses[0] == pytest.approx(losses[1], abs=1e-5)
 
 
@@ -284,4 +296,4 @@ def test_the_hash_tells_the_records_and_their_order():
 def test_a_folder_without_shards_is_refused(tmp_path, tokenizer):
     config = tiny.changed(tiny.instruct(), data={"shards": str(tmp_path)})
     with pytest.raises(ConfigError, match=r"data.shards: got .*expected a folder"):
-        list(data.train_batches(config, tokenizer, 0))
+        list(train_batches(config, tokenizer, 0))

@@ -22,7 +22,6 @@ import tiny
 from gem_jax import checkpoint, cli
 from gem_jax.answers import Model, Question, answer, prompt, prompt_length, prompts
 from gem_jax.config import ConfigError
-from gem_jax.data import train_row
 from gem_jax.generate import generate
 from gem_jax.inputs import Exhibit, Medium, medium_of, room_for
 from gem_jax.models.clip import ClipConfig
@@ -35,6 +34,7 @@ from gem_jax.start import initial_params
 from gem_jax.templates import IMAGE, TokenError
 from gem_jax.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from gem_jax.train import run
+from gem_jax.train_rows import train_row
 from gem_jax.weights.files import SINGLE, open_folder
 from gem_jax.weights.read import read_gem
 from gem_jax.weights.write import write_gem

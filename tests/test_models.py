@@ -14,7 +14,7 @@ from gem_jax.models.clip import ClipConfig, ClipEncoder
 from gem_jax.models.ecg import EcgConfig, EcgEncoder
 from gem_jax.models.gem import Gem, abstract_params
 from gem_jax.models.layers import Projector, attention, causal_mask, projector_depth, rope
-from gem_jax.models.llm import Llm, LlmConfig
+from gem_jax.models.llm import REMAT, Llm, LlmConfig
 from gem_jax.models.pretrain import Pretrain
 from gem_jax.paths import flat
 
@@ -176,20 +176,26 @@ def test_grouped_heads_are_repeated_heads():
     np.testing.assert_allclose(grouped, repeated, atol=1e-6)
 
 
-def test_rematerialised_and_plain_agree(batch):
+def test_remat_changes_what_is_computed_twice_and_no_gradient(batch):
     hidden = jax.random.normal(jax.random.key(0), (2, 40, 32))
+    mask, params = causal_mask(batch.segments), tiny.params()["llm"]
 
-    def grads(remat):
+    def gradient(remat):
         model = Llm(dataclasses.replace(tiny.MODEL.llm, remat=remat))
-        mask = causal_mask(batch.segments)
 
         def total(params):
             return model.apply({"params": params}, hidden, batch.positions, mask)[0].std()
 
-        return jax.jit(jax.grad(total))(tiny.params()["llm"])
+        return jax.grad(total)
 
-    for got, expected in zip(*(jax.tree.leaves(grads(way)) for way in (True, False)), strict=True):
-        np.testing.assert_allclose(got, expected, atol=1e-6)
+    plain = jax.tree.leaves(jax.jit(gradient("none"))(params))
+    products = {}
+    for remat in REMAT:
+        products[remat] = str(jax.make_jaxpr(gradient(remat))(params)).count("dot_general")
+        got = jax.tree.leaves(jax.jit(gradient(remat))(params))
+        for one, expected in zip(got, plain, strict=True):
+            np.testing.assert_allclose(one, expected, atol=1e-6)
+    assert products["none"] < products["dots"] < products["full"]
 
 
 def test_stage_0_shares_its_parts_with_gem():
@@ -220,6 +226,7 @@ def changed(**fields):
         (lambda: ClipConfig(32, 16, 16, 1, 2, 32, activation="x"), "vision.activation: got 'x'"),
         (lambda: LlmConfig(9, 32, 1, 4, 3, 8, 48, 1e4, 1e-5), "llm.num_heads: got 4"),
         (lambda: LlmConfig(9, 32, 1, 4, 2, 7, 48, 1e4, 1e-5), "llm.head_dim: got 7"),
+        (lambda: LlmConfig(9, 32, 1, 4, 2, 8, 48, 1e4, 1e-5, remat="all"), "llm.remat: got 'all'"),
         (lambda: changed(eos_token_ids=(2, 400)), r"model.eos_token_ids\[1\]: got 400"),
         (lambda: changed(max_length=15), "model.max_length: got 15"),
         (lambda: changed(mm_projector="mlp0x_gelu"), "projector: got"),

@@ -48,6 +48,42 @@ def test_the_first_update_is_adams():
     np.testing.assert_allclose(decayed, got - 0.5 * 0.1 * np.array([2.0, -3.0]), rtol=1e-5)
 
 
+def test_norms_and_biases_do_not_decay():
+    params = {name: jnp.ones(2) for name in ("kernel", "embedding", "scale", "bias")}
+    got = updates(
+        config(warmup_steps=0, weight_decay=0.1), jax.tree.map(jnp.zeros_like, params), params
+    )
+    assert {name for name, update in got.items() if update.any()} == {"kernel", "embedding"}
+
+
+def test_a_set_has_its_own_rate_and_the_longest_prefix_counts():
+    paths = ("llm/norm/scale", "llm/layers/kernel", "llm2/kernel", "mm_projector/0/kernel")
+    params = nested({path: jnp.ones(2) for path in paths})
+    gradient = jax.tree.map(lambda leaf: 0.3 * leaf, params)
+    sets = (("llm", 0.2), ("llm/norm", 0.01), ("mm_projector/0", 1.0))
+    options = config(warmup_steps=0, learning_rates=sets)
+    got = flat(updates(options, gradient, params))
+    np.testing.assert_allclose([-got[path][0] for path in paths], [0.01, 0.2, 0.5, 1.0], rtol=1e-5)
+    one = flat(updates(config(warmup_steps=0), gradient, params))
+    np.testing.assert_allclose([-one[path][0] for path in paths], [0.5] * 4, rtol=1e-5)
+    halfway = optimizer(options, 100), optimizer(config(warmup_steps=0), 100)
+    fallen = []
+    for tx in halfway:  # the schedule's shape is one for all sets
+        state = tx.init(params)
+        for _ in range(50):
+            update, state = tx.update(gradient, state, params)
+        fallen.append(flat(update)["llm/norm/scale"][0])
+    assert float(fallen[0] / fallen[1]) == pytest.approx(0.01 / 0.5)
+
+
+def test_a_set_that_does_not_move_is_refused():
+    tx = optimizer(config(learning_rates=(("llm", 0.1), ("ecg_projector", 0.1))), 100)
+    with pytest.raises(ConfigError, match=r"optimizer.learning_rates: got \['ecg_projector'\]"):
+        tx.init(nested({"llm/norm/scale": jnp.ones(2)}))
+    with pytest.raises(ConfigError, match=r"optimizer.learning_rates\[llm\]: got 0"):
+        config(learning_rates=(("llm", 0.0),))
+
+
 def test_clipping_is_by_the_norm_of_all_gradients():
     params = {"v": jnp.zeros(1), "w": jnp.zeros(1)}
     gradient = {"v": jnp.array([30.0]), "w": jnp.array([40.0])}

@@ -1,20 +1,26 @@
-"""Every recipe builds, and its step, optimizer and mesh fit together: no memory, no weights."""
+"""Every recipe fits together at full size, by shape alone, and takes two real steps when shrunk."""
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import math
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
 
-from gem_jax import sharding, train
+import tiny
+from experiments.demo import shrink
+from gem_jax import checkpoint, log, resume, sharding, train
 from gem_jax.config import Config, ConfigError, MeshConfig
 from gem_jax.models.gem import abstract_batch, abstract_params
 from gem_jax.models.pretrain import DenseTargets
 from gem_jax.optimizer import PARTS, optimizer, split
 from gem_jax.recipes import load_recipe
 from gem_jax.start import param_shapes
+from gem_jax.step import fresh_state, train_step
 from gem_jax.templates import template
 
 FILES = sorted((Path(__file__).parents[1] / "experiments").glob("*.py"))
@@ -31,6 +37,9 @@ def recipes() -> list[str]:
 
 
 RECIPES = recipes()
+# What `gem-jax import` makes of LLaVA or PULSE, and of Qwen2, with the encoders' files.
+LLAVA = ("ecg_tower", "vision_tower", "mm_projector", "image_newline", "llm")
+QWEN = ("ecg_tower", "vision_tower", "llm")
 
 
 def dense_shapes(config: Config) -> DenseTargets | None:
@@ -46,22 +55,23 @@ def test_the_demo_has_its_three_stages():
     assert {recipe.rpartition(":")[2] for recipe in RECIPES} >= {"pretrain", "align", "finetune"}
 
 
-@pytest.mark.parametrize("spec", RECIPES, ids=[spec.rpartition("/")[2] for spec in RECIPES])
+@pytest.mark.parametrize("spec", RECIPES, ids=lambda spec: spec.rpartition("/")[2])
 def test_a_step_of_the_recipe_keeps_every_shape(spec):
     config = load_recipe(spec)
-    assert {*config.train.trainable, *config.train.init_parts} <= set(PARTS)
+    named = {*config.train.trainable, *config.train.init_parts}
+    assert {path.split("/")[0] for path in named} <= set(PARTS)
     template(config.model.template)
     moving, frozen = split(param_shapes(config), config.train.trainable)
     tx = optimizer(config.optimizer, config.train.steps)
-    state = jax.eval_shape(functools.partial(train.fresh_state, tx), moving)
+    state = jax.eval_shape(functools.partial(fresh_state, tx), moving)
     batch = abstract_batch(config.model, config.data.batch_size, config.data.length)
-    step = functools.partial(train.train_step, config=config, tx=tx)
-    after, metrics = jax.eval_shape(step, state, frozen, batch, dense_shapes(config))
+    update = functools.partial(train_step, config=config, tx=tx)
+    after, metrics = jax.eval_shape(update, state, frozen, batch, dense_shapes(config))
     assert after == state
     assert metrics["loss"].shape == metrics["grad_norm"].shape == ()
 
 
-@pytest.mark.parametrize("spec", RECIPES, ids=[spec.rpartition("/")[2] for spec in RECIPES])
+@pytest.mark.parametrize("spec", RECIPES, ids=lambda spec: spec.rpartition("/")[2])
 def test_the_recipe_has_a_place_for_everything(spec):
     config = load_recipe(spec)
     mesh = sharding.make_mesh(config.mesh)
@@ -69,11 +79,107 @@ def test_the_recipe_has_a_place_for_everything(spec):
     for each in (mesh, sharding.make_mesh(MeshConfig(2, 2, 2))):
         moving, frozen = split(param_shapes(config), config.train.trainable)
         tx = optimizer(config.optimizer, config.train.steps)
-        state = train.saved_state(
-            jax.eval_shape(functools.partial(train.fresh_state, tx), moving), frozen
-        )
+        fresh = jax.eval_shape(functools.partial(fresh_state, tx), moving)
+        state = resume.saved_state(fresh, frozen)
         placed = sharding.state_shardings(each, state, param_shapes(config))
         jax.tree.map(lambda leaf, where: where.shard_shape(leaf.shape), state, placed)
+
+
+def unlike() -> list[str]:
+    """The recipes without those that differ from another only by what they start from."""
+    first = {shrink(load_recipe(spec)): spec for spec in reversed(RECIPES)}
+    return sorted(first.values())
+
+
+@pytest.mark.parametrize("spec", unlike(), ids=lambda spec: spec.rpartition("/")[2])
+def test_the_shrunk_recipe_takes_two_real_steps(spec, prepared, tmp_path):
+    config = shrunk(spec, prepared)
+    train.run(config, tmp_path / "run")
+    first, second = log.read_metrics(tmp_path / "run" / "metrics.jsonl")
+    for row in (first, second):
+        assert np.isfinite([row["loss"], row["grad_norm"], row["param_norm"]]).all()
+        assert row["grad_norm"] > 0
+    assert first["learning_rate"] == 0 < second["learning_rate"]
+    # The second step's rate is the first that is not 0: what it moves is in the last checkpoint.
+    assert checkpoint.complete_steps(tmp_path / "run") == [2]
+
+
+def shrunk(spec: str, prepared: Path) -> Config:
+    """Returns the recipe at the demo's sizes, on the shards and the tokenizer of the tests."""
+    config, shards = shrink(load_recipe(spec)), str(prepared / "shards")
+    mixture = tuple(dataclasses.replace(source, path=shards) for source in config.data.mixture)
+    data = {
+        "shards": shards if config.data.shards else "",
+        "mixture": mixture,
+        "tokenizer": str(prepared / "tokenizer"),
+        # The tests' tokenizer has learnt fewer words than the demo's.
+        "length": config.model.max_length,
+    }
+    return tiny.changed(config, data=data)
+
+
+def test_shrinking_keeps_what_a_recipe_decides():
+    for spec in RECIPES:
+        config, small = load_recipe(spec), shrink(load_recipe(spec))
+        size = sum(leaf.size for leaf in jax.tree.leaves(param_shapes(small)))
+        assert size < 1e6
+        for same in ("trainable", "objective", "loss_weighting"):
+            assert getattr(small.train, same) == getattr(config.train, same), spec
+        for same in ("family", "remat", "dtype", "param_dtype"):
+            assert getattr(small.model.llm, same) == getattr(config.model.llm, same), spec
+        assert small.optimizer.learning_rates == config.optimizer.learning_rates
+        assert (small.lora is None) == (config.lora is None)
+        assert len(small.data.mixture) == len(config.data.mixture)
+
+
+def of_gem(name: str) -> Config:
+    return load_recipe(next(spec for spec in RECIPES if spec.endswith(f"gem.py:{name}")))
+
+
+def test_the_papers_stage_has_the_papers_values():
+    config = of_gem("gem")
+    optimizer, train = config.optimizer, config.train
+    assert (config.data.batch_size, config.data.length, config.data.cut) == (256, 4096, "original")
+    assert config.data.batch_size / train.accumulate == 16  # rows of one of its devices
+    assert train.loss_weighting == "microbatch"
+    assert train.steps == (1_156_110 + 30_000) // 256
+    assert optimizer.warmup_steps == math.ceil(0.03 * train.steps)
+    assert (optimizer.learning_rate, optimizer.final_fraction) == (2e-5, 0.0)
+    assert (optimizer.b1, optimizer.b2, optimizer.eps) == (0.9, 0.999, 1e-8)
+    assert (optimizer.weight_decay, optimizer.clip_norm) == (0.0, 1.0)
+    assert set(train.trainable) == {"ecg_projector", "mm_projector", "llm"}
+    assert config.model.llm.dtype == "bfloat16"
+
+
+@pytest.mark.parametrize(
+    ("stages", "start"),
+    [
+        (("gem",), LLAVA),
+        (("gem_pulse",), LLAVA),
+        (("align", "finetune"), LLAVA),
+        (("align", "finetune_vision"), LLAVA),
+        (("align", "lora"), LLAVA),
+        (("align_pulse", "finetune"), LLAVA),
+        (("lora_gem",), LLAVA),
+        (("align_qwen2", "finetune_qwen2"), QWEN),
+        (("align_qwen2", "lora_qwen2"), QWEN),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, tuple) else "",
+)
+def test_each_stage_of_gem_makes_what_its_start_lacks(stages, start):
+    held = set(start)
+    for stage in map(of_gem, stages):
+        assert {*param_shapes(stage)} - held == {*stage.train.init_parts}
+        held = {*param_shapes(stage)}
+    assert len({of_gem(stage).model for stage in stages}) == 1
+
+
+def test_gem_has_the_official_number_of_parameters():
+    def count(config: Config) -> int:
+        return sum(leaf.size for leaf in jax.tree.leaves(abstract_params(config.model)["llm"]))
+
+    assert count(of_gem("gem")) == 6_738_415_616  # Vicuna-7B's
+    assert count(of_gem("finetune_qwen2")) == 7_615_616_512  # Qwen2-7B's
 
 
 def test_the_demos_gem_has_about_half_a_million_parameters():

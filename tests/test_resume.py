@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,8 +15,8 @@ import numpy as np
 import pytest
 
 import tiny
-from gem_jax import checkpoint, log, train
-from gem_jax.config import ConfigError
+from gem_jax import checkpoint, log, resume, train
+from gem_jax.config import ConfigError, LoraConfig, read_json, to_dict
 from gem_jax.paths import flat
 
 STEPS = 12
@@ -55,11 +56,15 @@ def saved(run_dir: Path):
     return checkpoint.load_tree(checkpoint.locate(run_dir))
 
 
+def saved_at(run_dir: Path, step: int):
+    return checkpoint.load_tree(checkpoint.Located(run_dir, step))
+
+
 def test_a_run_leaves_config_metrics_and_checkpoints(uninterrupted):
     rows = log.read_metrics(uninterrupted / "metrics.jsonl")
     assert [row["step"] for row in rows] == list(range(STEPS))
     expected = {"step", "loss", "grad_norm", "learning_rate", "tokens_per_s", "mfu", "data_wait"}
-    assert set(rows[0]) == expected | {"record_ids_hash"}
+    assert set(rows[0]) == expected | {"record_ids_hash", "labels", "param_norm"}
     assert rows[0]["learning_rate"] == 0.0
     assert rows[2]["learning_rate"] == pytest.approx(3e-3)
     assert all(0 <= row["data_wait"] <= 1 and row["tokens_per_s"] > 0 for row in rows)
@@ -88,7 +93,7 @@ def test_a_run_that_was_stopped_thrice_ends_as_the_uninterrupted(prepared, unint
     config, run_dir = tiny.on(prepared, tiny.instruct()), tmp_path / "run"
     killed = interrupt(5, signal.SIGKILL, config, run_dir)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
-    assert checkpoint.complete_steps(run_dir) == [4]
+    assert checkpoint.complete_steps(run_dir) in ([], [4]), "the save may still have been under way"
     assert [row[0] for row in told(run_dir)] == list(range(6)), "rows ahead of the checkpoint"
     ended = interrupt(5, signal.SIGTERM, config, run_dir)
     assert ended.returncode == 143, ended.stderr
@@ -122,32 +127,116 @@ def test_a_run_of_another_config_is_refused(prepared, uninterrupted):
 
 
 def test_a_checkpoint_is_never_ahead_of_its_rows(prepared, tmp_path, monkeypatch):
-    kind = checkpoint.ocp.training.Checkpointer
-    save = kind.save_checkpointables
+    save = resume.save
 
-    def save_and_die(*args, **options):
-        save(*args, **options)
+    def save_and_die(*args):
+        save(*args)
         raise MemoryError
 
-    monkeypatch.setattr(kind, "save_checkpointables", save_and_die)
+    monkeypatch.setattr(resume, "save", save_and_die)
     with pytest.raises(MemoryError):
         train.run(tiny.on(prepared, tiny.instruct()), tmp_path / "run")
     assert checkpoint.complete_steps(tmp_path / "run") == [4]
     assert [row[0] for row in told(tmp_path / "run")] == [0, 1, 2, 3]
 
 
-def test_a_loss_that_is_no_number_ends_the_run(prepared, tmp_path, monkeypatch):
-    batches = train.train_batches
+def saves_of(config, run_dir: Path, monkeypatch, at: dict[int, int] | None = None) -> list[int]:
+    """The steps that a run saves, when it is sent the signals `at` the rows of some steps."""
+    saves, save, write = [], resume.save, log.append_metrics
+
+    def noted(writer, step, *args):
+        saves.append(step)
+        save(writer, step, *args)
+
+    def append_metrics(path, row):
+        write(path, row)
+        if row["step"] in (at or {}):
+            os.kill(os.getpid(), at[row["step"]])
+
+    monkeypatch.setattr(resume, "save", noted)
+    monkeypatch.setattr(log, "append_metrics", append_metrics)
+    train.run(config, run_dir)
+    return saves
+
+
+def test_a_run_saves_on_demand_and_by_minutes(prepared, tmp_path, monkeypatch):
+    rarely = tiny.on(prepared, config_of(train={"checkpoint_every": 100, "steps": 6}))
+    with monkeypatch.context() as patch:
+        asked = saves_of(rarely, tmp_path / "asked", patch, {1: signal.SIGUSR1})
+    # Step 1 is told while step 2 runs: three updates are made by then.
+    assert asked == [3, 6]
+    often = tiny.changed(rarely, train={"checkpoint_minutes": 1e-9})
+    with monkeypatch.context() as patch:
+        assert saves_of(often, tmp_path / "often", patch) == [1, 2, 3, 4, 5, 6]
+    assert checkpoint.complete_steps(tmp_path / "often") == [5, 6]
+    assert told(tmp_path / "often") == told(tmp_path / "asked")
+
+
+def test_a_run_goes_on_on_another_mesh_and_with_other_saves(prepared, tmp_path):
+    config = tiny.on(prepared, config_of(train={"checkpoint_every": 3, "steps": 6}))
+    run_dir = train.run(config, tmp_path / "run")
+    shutil.rmtree(run_dir / "checkpoints" / "6")
+    before, expected = told(run_dir), leaves(saved_at(run_dir, 3))
+    other = tiny.changed(
+        config,
+        mesh={"data": 1, "fsdp": 4, "tensor": 2},
+        train={"checkpoint_every": 2, "checkpoint_minutes": 60.0, "keep": 5},
+    )
+    train.run(other, run_dir)
+    assert checkpoint.complete_steps(run_dir) == [3, 4, 6]
+    assert read_json(run_dir / "config.json") == to_dict(other)
+    after = told(run_dir)
+    assert after[:3] == before[:3]
+    for one, theirs in zip(after, before, strict=True):
+        assert (one[0], one[3]) == (theirs[0], theirs[3])
+        assert one[1] == pytest.approx(theirs[1], abs=1e-4)
+    moved = np.abs(leaves(saved_at(run_dir, 6))["llm/norm/scale"] - expected["llm/norm/scale"])
+    assert moved.max() > 1e-4, "the control"
+
+
+@pytest.mark.parametrize("lora", [None, LoraConfig(rank=2, alpha=4.0)], ids=["alignment", "lora"])
+def test_adapters_and_projectors_alone_go_on_too(lora, prepared, tmp_path):
+    """C-06: bit for bit, the frozen parts included."""
+    parts = {"trainable": ("ecg_projector", "mm_projector"), "checkpoint_every": 2, "steps": 4}
+    config = dataclasses.replace(tiny.on(prepared, config_of(train=parts)), lora=lora)
+    run_dir = train.run(config, tmp_path / "run")
+    rows, expected = told(run_dir), leaves(saved_at(run_dir, 4))
+    shutil.rmtree(run_dir / "checkpoints" / "4")
+    train.run(config, run_dir)
+    assert told(run_dir) == rows
+    again = leaves(saved_at(run_dir, 4))
+    assert {path: leaf.tobytes() for path, leaf in again.items()} == {
+        path: leaf.tobytes() for path, leaf in expected.items()
+    }
+    before = leaves(saved_at(run_dir, 2))
+    changed = {path for path in again if before[path].tobytes() != again[path].tobytes()}
+    assert {path.split("/")[0] for path in changed} == {
+        *parts["trainable"],
+        *(["llm"] if lora else []),
+    }
+
+
+def test_a_loss_that_is_no_number_ends_the_run_and_is_told(prepared, tmp_path, monkeypatch):
+    batches, shown = train.train_batches, {}
 
     def broken(*args):
-        for got in batches(*args):
-            ecg = np.full_like(got.batch.ecg, np.nan)
+        for step, got in enumerate(batches(*args)):
+            ecg = np.full_like(got.batch.ecg, np.nan if step == 5 else 0.0)
+            shown[step] = list(got.record_ids)
             yield dataclasses.replace(got, batch=got.batch.replace(ecg=ecg))
 
     monkeypatch.setattr(train, "train_batches", broken)
-    with pytest.raises(FloatingPointError, match="step 0: the loss is nan"):
-        train.run(tiny.on(prepared, tiny.instruct()), tmp_path / "run")
-    assert checkpoint.complete_steps(tmp_path / "run") == []
+    config, run_dir = tiny.on(prepared, tiny.instruct()), tmp_path / "run"
+    said = r"step 5: the loss is nan.*lower optimizer.learning_rate"
+    with pytest.raises(ConfigError, match=said):
+        train.run(config, run_dir)
+    assert checkpoint.complete_steps(run_dir) == [4]
+    assert [row[0] for row in told(run_dir)] == [0, 1, 2, 3, 4]
+    kept = json.loads((run_dir / "nonfinite.json").read_text())
+    assert (kept["step"], kept["record_ids"]) == (5, shown[5])
+    assert kept["record_ids"] != shown[4], "the control"
+    assert (kept["seed"], kept["data_seed"]) == (config.train.seed, config.data.seed)
+    assert (kept["metrics"]["loss"], kept["checkpoints"]) == ("nan", [4])
 
 
 def test_an_init_that_does_not_fit_is_refused(prepared, uninterrupted, tmp_path):
@@ -189,16 +278,26 @@ def test_a_run_goes_on_without_its_init(prepared, uninterrupted, tmp_path, monke
 def test_the_command_line_changes_fields_of_the_recipe(monkeypatch, tmp_path, capsys):
     recipe = f"{Path(tiny.__file__)}:instruct"
     called = []
-    monkeypatch.setattr(train, "run", lambda *args: called.append(args) or tmp_path)
+
+    def run(*args, **seen):
+        called.append((*args, seen))
+        return tmp_path
+
+    monkeypatch.setattr(train, "run", run)
     flags = ["--train.steps", "3", "--model.ecg.num-layers", "2", "--train.trainable", "llm"]
+    flags += ["--profile", "3", "--log", "wandb"]
     assert train.cli([recipe, "--run-dir", str(tmp_path), *flags]) == 0
-    [(config, run_dir, init)] = called
+    [(config, run_dir, init, seen)] = called
+    assert seen == {"services": ("wandb",), "profile": 3}
     expected = config_of(train={"steps": 3, "trainable": ("llm",)})
     ecg = dataclasses.replace(expected.model.ecg, num_layers=2)
     model = dataclasses.replace(expected.model, ecg=ecg)
     assert config == dataclasses.replace(expected, model=model)
     assert (run_dir, init) == (tmp_path, None)
     capsys.readouterr()
+    assert train.cli([recipe, "--run-dir", str(tmp_path), *flags, "--dry-run"]) == 0
+    assert "* train.steps = 3  (recipe: 12)" in capsys.readouterr().out
+    assert len(called) == 1, "a dry run trains nothing"
     for flag, said in (("--train.steps", "train.steps: got 0"), ("--trian.steps", "--trian")):
         with pytest.raises(SystemExit) as refused:
             train.cli([recipe, "--run-dir", str(tmp_path), flag, "0"])

@@ -13,9 +13,11 @@ from jax.sharding import PartitionSpec as P
 from experiments.demo import model as demo_model
 from gem_jax import sharding
 from gem_jax.config import ConfigError, MeshConfig
+from gem_jax.lora import A, B
 from gem_jax.models.clip import ClipConfig
 from gem_jax.models.ecg import EcgConfig
 from gem_jax.models.gem import Batch, Gem, GemConfig, abstract_batch, abstract_params
+from gem_jax.models.layers import by_rows
 from gem_jax.models.llm import LlmConfig
 from gem_jax.models.pretrain import Pretrain
 
@@ -61,6 +63,7 @@ def test_every_parameter_has_exactly_one_rule(params):
 
 def test_no_rule_is_dead():
     found = [*paths(abstract_params(gem_7b("qwen2"))), *paths(stage_0_params(demo_model()))]
+    found += [path + factor for path in found for factor in (A, B) if path.endswith("/kernel")]
     for pattern, _ in sharding.PARAM_RULES:
         assert any(re.fullmatch(pattern, path) for path in found), pattern
 
@@ -112,6 +115,35 @@ def test_moments_lie_as_their_parameters(mesh):
 def test_a_mesh_that_does_not_fit_the_devices_is_refused():
     with pytest.raises(ConfigError, match="expected sizes whose product is the number of devices"):
         sharding.make_mesh(MeshConfig(data=3 * jax.device_count()))
+
+
+def test_blocks_begin_with_their_rows_cut(mesh):
+    config = demo_model()
+    batch = abstract_batch(config, 8, config.num_media_tokens + 1)
+    params = abstract_params(config)
+
+    def constraints(batch):
+        def forward(params, batch):
+            return Gem(config).apply({"params": params}, batch)
+
+        return str(jax.make_jaxpr(forward)(params, batch)).count("sharding_constraint[")
+
+    assert constraints(batch) == 0, "without a mesh"
+    with jax.set_mesh(mesh):
+        assert constraints(batch) == 3, "one in each tower's block and one in the LLM's"
+        assert constraints(abstract_batch(config, 3, config.num_media_tokens + 1)) == 0
+        cut = jax.jit(lambda x: by_rows(x, axis=1))(jnp.zeros((3, 8, 5)))
+    assert cut.sharding.spec == P(None, ("data", "fsdp"))
+
+
+def test_gradients_lie_as_their_parameters(mesh):
+    params = abstract_params(demo_model())
+    zeros = jax.jit(lambda: sharding.as_params(jax.tree.map(jnp.zeros_like, params)))
+    with jax.set_mesh(mesh):
+        found = jax.tree.map(lambda leaf: leaf.sharding, zeros())
+    own = sharding.param_shardings(mesh, params)
+    for path, where in paths(own).items():
+        assert paths(found)[path].is_equivalent_to(where, len(paths(params)[path].shape)), path
 
 
 def random_batch(config: GemConfig, rows: int) -> Batch:

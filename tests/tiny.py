@@ -7,6 +7,7 @@ import functools
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -16,6 +17,7 @@ from gem_jax.models.ecg import EcgConfig
 from gem_jax.models.gem import Batch, GemConfig
 from gem_jax.models.llm import LlmConfig
 from gem_jax.models.pretrain import DenseTargets
+from gem_jax.objectives import counts_of, sums_of
 from gem_jax.paths import flat, nested
 from gem_jax.start import param_shapes
 
@@ -107,6 +109,14 @@ def dense(rows: int = 2, seed: int = 0) -> DenseTargets:
         qrs=qrs.astype(np.float32),
         summary=rng.normal(size=(rows, 6)).astype(np.float32),
     )
+
+
+def mean_loss(
+    config: Config, params: dict, batch: Batch, dense: DenseTargets | None = None
+) -> jax.Array:
+    """Returns the loss of a batch: each part's mean, added up."""
+    sums, counts = sums_of(config, params, batch, dense), counts_of(config, batch, dense)
+    return jnp.stack([sums.parts[name] / counts[name] for name in counts]).sum()
 
 
 @functools.cache

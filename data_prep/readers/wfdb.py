@@ -55,14 +55,7 @@ def read(path: str | Path) -> Record:
       BadInput: something is missing, garbled or no voltage; see `read_header`.
     """
     stem = without_suffix(Path(path))
-    header_path = Path(f"{stem}.hea")
-    if not header_path.is_file():
-        raise BadInput(
-            f"{path}: no such record: looked for {header_path}; give the path of a WFDB record "
-            "(NAME.hea with its data beside it)"
-        )
-    header = read_header(header_path)
-    num_samples = check_files(header_path, header)
+    header, num_samples = promised(stem)
     raw = _raw_samples(stem, header, num_samples)
     names = [signal.name for signal in header.signals]
     false_gains = _false_gains(names, header.signals, raw)
@@ -79,6 +72,22 @@ def read(path: str | Path) -> Record:
         calibrated=not (false_gains or no_gain),
         meta=_meta(header.comments),
     )
+
+
+def promised(stem: Path) -> tuple[Header, int]:
+    """A record's header and samples a signal, after its files were found to hold them.
+
+    Raises:
+      BadInput: as `read`, of what is seen without reading a sample.
+    """
+    header_path = Path(f"{stem}.hea")
+    if not header_path.is_file():
+        raise BadInput(
+            f"{stem}: no such record: looked for {header_path}; give the path of a WFDB record "
+            "(NAME.hea with its data beside it)"
+        )
+    header = read_header(header_path)
+    return header, check_files(header_path, header)
 
 
 def _raw_samples(stem: Path, header: Header, num_samples: int) -> Int[np.ndarray, "S T"]:

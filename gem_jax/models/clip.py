@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from gem_jax.models.layers import ACTIVATIONS, attention, merge_heads, split_heads
+from gem_jax.models.layers import ACTIVATIONS, attention, by_rows, merge_heads, split_heads
 
 # Mean and deviation of red, green and blue (0 … 1) that OpenAI's CLIP was trained with.
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -69,7 +69,7 @@ class ClipBlock(nn.Module):
     def __call__(self, carry, layer):
         cfg = self.config
         options = {"dtype": cfg.dtype, "param_dtype": cfg.param_dtype}
-        hidden, selected = carry
+        hidden, selected = by_rows(carry[0]), carry[1]
         normed = nn.LayerNorm(cfg.norm_eps, name="layer_norm1", **options)(hidden)
         q, k, v = (
             split_heads(

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from gem_jax.models.layers import attention, exact_gelu, merge_heads, split_heads
+from gem_jax.models.layers import attention, by_rows, exact_gelu, merge_heads, split_heads
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,7 @@ class EcgBlock(nn.Module):
     def __call__(self, hidden: Float[Array, "B P D"], _) -> tuple[Float[Array, "B P D"], None]:
         cfg = self.config
         options = {"dtype": cfg.dtype, "param_dtype": cfg.param_dtype}
+        hidden = by_rows(hidden)
         normed = nn.LayerNorm(cfg.norm_eps, name="ln_1", **options)(hidden)
         qkv = nn.Dense(3 * cfg.width, name="in_proj", **options)(normed)
         q, k, v = (split_heads(part, cfg.head_dim) for part in jnp.split(qkv, 3, axis=-1))

@@ -148,7 +148,10 @@ class Batch:
 
 
 class Gem(nn.Module):
-    """The model. The call gives logits; `prefill` and `decode` are for generation."""
+    """The model. The call gives logits; training reads them in pieces from `hidden`.
+
+    `prefill` and `decode` are for generation.
+    """
 
     config: GemConfig
 
@@ -220,9 +223,17 @@ class Gem(nn.Module):
         assert written is not None
         return logits[:, 0], written
 
-    def __call__(self, batch: Batch) -> Float[Array, "B T V"]:
+    def hidden(self, batch: Batch) -> Float[Array, "B T D"]:
+        """Returns the hidden states that the logits are read from."""
         mask = causal_mask(batch.segments, self.config.llm.sliding_window)
-        return self.llm(self.embed(batch), batch.positions, mask)[0]
+        return self.llm.hidden(self.embed(batch), batch.positions, mask)[0]
+
+    def logits(self, hidden: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
+        """Returns the logits of hidden states, of all tokens or of some."""
+        return self.llm.logits(hidden)
+
+    def __call__(self, batch: Batch) -> Float[Array, "B T V"]:
+        return self.logits(self.hidden(batch))
 
 
 def _by_row(tower: Any, media: Float[Array, "B M *shape"]) -> Float[Array, "B F D"]:

@@ -4,13 +4,18 @@ Axes: B batch, T query tokens, S key tokens, N heads, K key/value heads, H head 
 width, F features.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Int
+
+# The axes of a device mesh along which the rows of a batch are cut.
+ROW_AXES = ("data", "fsdp")
 
 
 def quick_gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
@@ -111,6 +116,21 @@ def causal_mask(segments: Int[Array, "B T"], window: int | None = None) -> Bool[
     if window is not None:
         causal &= ~jnp.tril(causal, -window)
     return ((same & real & causal) | jnp.eye(length, dtype=bool))[:, None]
+
+
+def by_rows(x: Array, axis: int = 0) -> Array:
+    """Returns x with `axis`, the rows', cut along the mesh and every other axis whole.
+
+    As it is without a mesh, and where the rows do not divide. Blocks begin with it: left alone,
+    XLA's partitioner may cut hidden units instead and exchange them in every layer.
+    """
+    sizes = dict(jax.sharding.get_abstract_mesh().shape)
+    cut = [name for name in ROW_AXES if sizes.get(name, 1) > 1]
+    if not cut or x.shape[axis] % math.prod(sizes[name] for name in cut):
+        return x
+    spec: list[tuple[str, ...] | None] = [None] * x.ndim
+    spec[axis] = tuple(cut)
+    return jax.lax.with_sharding_constraint(x, P(*spec))
 
 
 def split_heads(x: Float[Array, "B T D"], head_dim: int) -> Float[Array, "B T N H"]:

@@ -12,11 +12,18 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
-from gem_jax.models.layers import RopeScaling, attention, merge_heads, rope, split_heads
+from gem_jax.models.layers import RopeScaling, attention, by_rows, merge_heads, rope, split_heads
 
 Cache = dict[str, jax.Array]
 
 FAMILIES = ("llama", "mistral", "qwen2")
+
+# What a block keeps of its forward pass for the backward one, the rest being computed again.
+REMAT = {
+    "none": jax.checkpoint_policies.everything_saveable,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "full": jax.checkpoint_policies.nothing_saveable,
+}
 
 
 @dataclass(frozen=True)
@@ -38,13 +45,20 @@ class LlmConfig:
     sliding_window: int | None = None
     """Tokens that a query sees, its own included (Mistral 7B v0.1: 4096); None: all before it."""
     rope_scaling: RopeScaling | None = None
-    remat: bool = False
+    remat: str = "none"
+    """What is computed again in the backward pass, of `REMAT`: `none` keeps all, `dots` the
+    products with weights, `full` a block's input alone."""
     dtype: str = "float32"
     param_dtype: str = "float32"
 
     def __post_init__(self):
         if self.family not in FAMILIES:
             raise ValueError(f"llm.family: got {self.family!r}, expected one of {FAMILIES}")
+        if self.remat not in REMAT:
+            raise ValueError(
+                f"llm.remat: got {self.remat!r}, expected one of {tuple(REMAT)}; in an older "
+                'config.json write "full" for true, "none" for false'
+            )
         if self.sliding_window is not None and self.sliding_window < 1:
             raise ValueError(
                 f"llm.sliding_window: got {self.sliding_window}, expected at least 1 token, or None"
@@ -117,6 +131,7 @@ class Block(nn.Module):
     @nn.compact
     def __call__(self, hidden, cache, positions, mask, start):
         cfg = self.config
+        hidden = by_rows(hidden)
 
         def norm(name: str) -> nn.RMSNorm:
             return nn.RMSNorm(cfg.norm_eps, cfg.dtype, cfg.param_dtype, name=name)
@@ -129,7 +144,7 @@ class Block(nn.Module):
 
 
 class Llm(nn.Module):
-    """The decoder. `embed` turns tokens into embeddings, the call turns these into logits."""
+    """The decoder: `embed`, tokens to embeddings; `hidden` these to hidden states; `logits`."""
 
     config: LlmConfig
 
@@ -139,7 +154,9 @@ class Llm(nn.Module):
         self.embed_tokens = nn.Embed(
             cfg.vocab_size, cfg.hidden_dim, embedding_init=nn.initializers.normal(0.02), **options
         )
-        block = nn.remat(Block, prevent_cse=False) if cfg.remat else Block
+        block = Block
+        if cfg.remat != "none":
+            block = nn.remat(Block, prevent_cse=False, policy=REMAT[cfg.remat])
         self.layers = nn.scan(
             block,
             variable_axes={"params": 0},
@@ -155,25 +172,37 @@ class Llm(nn.Module):
         """Returns the embeddings of `tokens`."""
         return self.embed_tokens(tokens)
 
+    def hidden(
+        self,
+        embedded: Float[Array, "B T D"],
+        positions: Int[Array, "B T"],
+        mask: Bool[Array, "B 1 T S"],
+        cache: Cache | None = None,
+        start: Int[Array, ""] | int = 0,
+    ) -> tuple[Float[Array, "B T D"], Cache | None]:
+        """Returns (normed hidden states, the cache with this call's keys and values at `start`)."""
+        hidden, cache = self.layers(embedded, cache, positions, mask, start)
+        return self.norm(hidden), cache
+
+    def logits(self, hidden: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
+        """Returns the float32 logits of hidden states."""
+        head = self.embed_tokens.attend if self.config.tie_embeddings else self.lm_head
+        return head(hidden).astype(jnp.float32)
+
     def __call__(
         self,
-        hidden: Float[Array, "B T D"],
+        embedded: Float[Array, "B T D"],
         positions: Int[Array, "B T"],
         mask: Bool[Array, "B 1 T S"],
         cache: Cache | None = None,
         start: Int[Array, ""] | int = 0,
         only: Int[Array, "B"] | None = None,
     ) -> tuple[Float[Array, "B T2 V"], Cache | None]:
-        """Returns (float32 logits, the cache with this call's keys and values at `start` …).
-
-        Logits are those of every token, or of the one in each row that `only` names.
-        """
-        hidden, cache = self.layers(hidden, cache, positions, mask, start)
+        """Returns (logits, cache): of every token, or of the one in each row that `only` names."""
+        hidden, cache = self.hidden(embedded, positions, mask, cache, start)
         if only is not None:
             hidden = jnp.take_along_axis(hidden, only[:, None, None], axis=1)
-        hidden = self.norm(hidden)
-        head = self.embed_tokens.attend if self.config.tie_embeddings else self.lm_head
-        return head(hidden).astype(jnp.float32), cache
+        return self.logits(hidden), cache
 
 
 def empty_cache(config: LlmConfig, batch: int, length: int) -> Cache:

@@ -55,7 +55,7 @@ class DenseHead(nn.Module):
 
 
 class Pretrain(nn.Module):
-    """Encoder and language model side by side: (the head's readings, logits of the text)."""
+    """Encoder and language model side by side; the call: (the head's readings, logits)."""
 
     config: GemConfig
 
@@ -67,25 +67,43 @@ class Pretrain(nn.Module):
         self.llm = Llm(self.config.llm)
         self.dense_head = DenseHead(ecg.num_leads)
 
-    def __call__(self, batch: Batch) -> tuple[dict[str, jax.Array], Float[Array, "B T V"]]:
+    def hidden(self, batch: Batch) -> tuple[dict[str, jax.Array], Float[Array, "B T D"]]:
+        """Returns (the head's readings, the hidden states that the logits are read from)."""
         assert batch.ecg is not None
         ecg_tokens, _ = self.ecg_tower(batch.ecg[:, 0])
         embedded = self.llm.embed(batch.tokens)
-        logits, _ = self.llm(embedded, batch.positions, causal_mask(batch.segments))
-        return self.dense_head(ecg_tokens), logits
+        hidden, _ = self.llm.hidden(embedded, batch.positions, causal_mask(batch.segments))
+        return self.dense_head(ecg_tokens), hidden
+
+    def logits(self, hidden: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
+        """Returns the logits of hidden states, of all tokens or of some."""
+        return self.llm.logits(hidden)
+
+    def __call__(self, batch: Batch) -> tuple[dict[str, jax.Array], Float[Array, "B T V"]]:
+        said, hidden = self.hidden(batch)
+        return said, self.logits(hidden)
 
 
-def dense_loss(said: dict[str, jax.Array], targets: DenseTargets) -> dict[str, jax.Array]:
-    """Returns the loss of each reading: cross entropy of the waves, squared error of the values."""
+def dense_sums(said: dict[str, jax.Array], targets: DenseTargets) -> dict[str, jax.Array]:
+    """Returns the loss of each reading, summed: cross entropies of the waves, squared errors."""
     waves = optax.sigmoid_binary_cross_entropy(said["waves"], targets.waves.astype(jnp.float32))
     return {
-        "waves": waves.mean(),
-        "qrs": _measured_error(said["qrs"], targets.qrs),
-        "summary": _measured_error(said["summary"], targets.summary),
+        "waves": waves.sum(),
+        "qrs": _squared_error(said["qrs"], targets.qrs),
+        "summary": _squared_error(said["summary"], targets.summary),
     }
 
 
-def _measured_error(said: Float[Array, "*shape"], target: Float[Array, "*shape"]) -> jax.Array:
+def dense_counts(targets: DenseTargets) -> dict[str, jax.Array]:
+    """Returns how many terms each sum of `dense_sums` has."""
+    return {
+        "waves": jnp.asarray(targets.waves.size),
+        "qrs": (~jnp.isnan(targets.qrs)).sum(),
+        "summary": (~jnp.isnan(targets.summary)).sum(),
+    }
+
+
+def _squared_error(said: Float[Array, "*shape"], target: Float[Array, "*shape"]) -> jax.Array:
     measured = ~jnp.isnan(target)
     error = jnp.where(measured, said - jnp.where(measured, target, 0.0), 0.0)
-    return (error**2).sum() / jnp.maximum(measured.sum(), 1)
+    return (error**2).sum()

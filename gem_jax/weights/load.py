@@ -24,6 +24,7 @@ def main(
     vision: Path | None = None,
     ecg_encoder: Path | None = None,
     ecg_projector: Path | None = None,
+    adapter: Path | None = None,
     dtype: Dtype = "keep",
     template: str | None = None,
 ) -> None:
@@ -36,6 +37,9 @@ def main(
         vision: Folder of the image encoder, instead of the config's mm_vision_tower.
         ecg_encoder: File (.pt, .bin, .safetensors) of an ECG encoder for a LLaVA or PULSE folder.
         ecg_projector: File of its projector. Without it the checkpoint serves `train` alone.
+        adapter: Folder of a PEFT adapter (LoRA) of `source`: it is merged in float32. Projectors
+            beside it (modules_to_save, LLaVA's non_lora_trainables.bin) take the place of
+            `source`'s; a config.json in it counts instead of `source`'s.
         dtype: What the parameters become; `keep` rounds nothing.
         template: The conversation template (vicuna_v1, qwen_2, ...), instead of the config's.
     """
@@ -49,7 +53,7 @@ def main(
         raise WeightsError(f"{source}: no such file or folder, expected a checkpoint to read")
     if ecg_projector and not ecg_encoder:
         raise WeightsError(f"--ecg-projector: got {ecg_projector}, expected --ecg-encoder with it")
-    added = Added(vision, ecg_encoder, ecg_projector)
+    added = Added(vision, ecg_encoder, ecg_projector, adapter)
     if not is_tower(source):
         shapes = _import_model(source, dest, added, dtype, template)
     elif added == Added() and template is None:
@@ -71,9 +75,8 @@ def _import_model(
     from gem_jax.tokenizer import FILES, load_tokenizer
     from gem_jax.tokens import require_template
     from gem_jax.weights.dtypes import retyped
-    from gem_jax.weights.filling import stacked
     from gem_jax.weights.progress import nbytes, track
-    from gem_jax.weights.read import filled_shapes, plan_import
+    from gem_jax.weights.read import filled_shapes, leaves, plan_import
     from gem_jax.weights.source import source_of
 
     if not (source / "config.json").is_file():
@@ -94,7 +97,7 @@ def _import_model(
         for name in FILES:
             if (source / name).is_file():
                 shutil.copyfile(source / name, Path(folder) / name)
-        parameters = track(stacked(shapes, plan.sources), nbytes(shapes), "import")
+        parameters = track(leaves(plan), nbytes(shapes), "import")
         if dest.is_dir():
             dest.rmdir()
         checkpoint.write_model(dest, config, parameters, Path(folder), source_of(source, plan))

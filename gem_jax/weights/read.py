@@ -1,11 +1,12 @@
 """An official folder of a GEM, a LLaVA or a language model → our parameters, bit for bit."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import jax
+import numpy as np
 
 from gem_jax.models.gem import GemConfig, abstract_params
 from gem_jax.paths import flat, nested
@@ -16,6 +17,7 @@ from gem_jax.weights.filling import Source, require_fit, stacked, stored_dtypes
 from gem_jax.weights.hf_config import Official, read_official, with_ecg_encoder
 from gem_jax.weights.layout import layout_of, unknown_layout
 from gem_jax.weights.names import ECG_PREFIX, NEWLINE, VISION_PREFIX, Slot, gem_slots
+from gem_jax.weights.peft import Adapter, merging, over, read_adapter
 from gem_jax.weights.transformers_layout import read_transformers, transformers_slots
 
 ECG_PARTS = (ECG_PREFIX, "model.ecg_projector.")
@@ -31,6 +33,8 @@ class Added:
     """File of an ECG encoder for a LLaVA or PULSE that has none."""
     ecg_projector: Path | None = None
     """File of its projector; without one the parameters lack `ecg_projector`."""
+    adapter: Path | None = None
+    """Folder of a PEFT adapter that is merged into the folder's weights."""
 
 
 @dataclass(frozen=True)
@@ -38,14 +42,17 @@ class Import:
     """What an import will read, all of it checked."""
 
     config: GemConfig
-    """Its param_dtype says, part by part, what the sources hold."""
+    """Its param_dtype says, part by part, what `leaves` gives."""
     sources: list[Source]
     layout: str
-    """That of the folder, of `gem_jax.weights.layout`."""
+    """Of the folder whose config describes the model, of `gem_jax.weights.layout`."""
+    described: Path
+    """That folder: the source, or an adapter's that brings a config.json."""
     folder: Shards
-    """All that lies in it, be it wanted or not."""
+    """All that lies in the source, be it wanted or not."""
     encoder_configs: Mapping[str, Path]
     """The files of `vision` and `ecg` that tell the encoders' sizes, where there are such."""
+    adapter: Adapter | None = None
 
 
 def plan_import(source: Path, added: Added) -> Import:
@@ -57,21 +64,46 @@ def plan_import(source: Path, added: Added) -> Import:
         WeightsError: once, naming all tensors that are missing, unknown, repeated, of a wrong
             shape or of a dtype unlike the rest of their part.
     """
-    layout = layout_of(source)
-    if layout == "transformers":
-        if added.vision:
-            got = f"--vision: got {added.vision}"
-            raise WeightsError(f"{got}, expected none: {source} holds its own image encoder")
-        official, folder = read_transformers(source), open_folder(source)
-    else:
-        folder = open_folder(source)
-        official = read_official(source, added.vision, NEWLINE in folder.entries)
+    described, folder = _config_folder(source, added), open_folder(source)
+    layout = layout_of(described)
+    official = _described(described, layout, folder, added)
     if added.ecg_encoder:
         official = with_ecg_encoder(official, added.ecg_encoder, source)
-    sources = _sources(folder, layout, official, added)
-    require_fit(source, sources, flat(abstract_params(official.config)))
-    config = _with_dtypes(official.config, sources)
-    return Import(config, sources, layout, folder, official.encoder_configs)
+    shapes, adapter = flat(abstract_params(official.config)), None
+    sources = _sources(folder, layout_of(source), official, added)
+    if added.adapter:
+        adapter = read_adapter(added.adapter, official.config, shapes)
+        sources = over(sources, adapter.whole)
+    require_fit(source, sources, shapes)
+    config, encoders = _with_dtypes(official.config, sources), official.encoder_configs
+    return Import(config, sources, layout, described, folder, encoders, adapter)
+
+
+def _config_folder(source: Path, added: Added) -> Path:
+    """Returns the folder whose config.json describes the model.
+
+    LLaVA's adapter brings one: its base may be the language model alone.
+    """
+    own = added.adapter
+    return own if own and (own / "config.json").is_file() else source
+
+
+def _described(described: Path, layout: str, folder: Shards, added: Added) -> Official:
+    """Returns what config.json says, in either layout of a LLaVA."""
+    if layout != "transformers":
+        return read_official(described, added.vision, NEWLINE in folder.entries)
+    if added.vision:
+        got = f"--vision: got {added.vision}"
+        raise WeightsError(f"{got}, expected none: {described} holds its own image encoder")
+    return read_transformers(described)
+
+
+def leaves(plan: Import) -> Iterator[tuple[str, np.ndarray]]:
+    """Yields (path, parameter), one after the other; the caller drops one before the next."""
+    shapes = filled_shapes(plan)
+    if plan.adapter is None:
+        return stacked(shapes, plan.sources)
+    return merging(shapes, plan.sources, plan.adapter)
 
 
 def filled_shapes(plan: Import) -> dict[str, jax.ShapeDtypeStruct]:
@@ -89,7 +121,7 @@ def read_gem(source: Path, vision: Path | None = None) -> tuple[GemConfig, dict]
 def read_with(source: Path, added: Added) -> tuple[GemConfig, dict]:
     """Returns (config, all parameters as numpy arrays) of `source`; raises as plan_import does."""
     plan = plan_import(source, added)
-    return plan.config, nested(dict(stacked(filled_shapes(plan), plan.sources)))
+    return plan.config, nested(dict(leaves(plan)))
 
 
 def _sources(folder: Shards, layout: str, official: Official, added: Added) -> list[Source]:

@@ -2,9 +2,12 @@
 
 import sys
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from gem_jax.weights.files import Dtype, require_free
+from gem_jax.weights.files import Dtype, WeightsError, read_json, require_free
+
+if TYPE_CHECKING:
+    from gem_jax.checkpoint import Located
 
 
 def main(
@@ -12,16 +15,18 @@ def main(
     dest: Path,
     /,
     *,
-    layout: Literal["official"] = "official",
+    layout: Literal["official", "peft"] = "official",
     dtype: Dtype = "keep",
 ) -> None:
-    """Export a checkpoint to Hugging Face files that the original GEM's layout has.
+    """Export a checkpoint to Hugging Face files: the original's layout, or a LoRA run's adapter.
 
     Args:
         checkpoint: What `import` wrote, a run directory, or one of its checkpoints/N.
         dest: New folder.
         layout: `official` is LLaVA's and GEM's, LlavaLlamaForCausalLM or LlavaQwenForCausalLM; of
-            an encoder alone, CLIP's folder, or the two files that GEM's mm_ecg_tower names.
+            an encoder alone, CLIP's folder, or the two files that GEM's mm_ecg_tower names. A LoRA
+            run is merged. `peft` is its adapter alone, with the projectors that it trained; its
+            base_model_name_or_path is the name of the folder that the base was imported from.
         dtype: What the tensors become; `keep` rounds nothing.
     """
     # Here, not above: `--help` need not wait for JAX.
@@ -34,6 +39,9 @@ def main(
 
     require_free(dest)
     located = locate_any(checkpoint)
+    if layout == "peft":
+        _export_adapter(located, dest, dtype)
+        return
     encoder = export_tower(located, dest, dtype)
     if encoder is not None:
         print(f"{dest}: exported {describe(encoder)}, an encoder alone", file=sys.stderr)
@@ -44,3 +52,31 @@ def main(
     export = Export(retyped(config, dtype), all_in(dtype, saved), located.tokenizer, source)
     write_official(dest, export, track(leaves(located, saved), nbytes(saved), "export"))
     print(f"{dest}: exported {describe(saved)} in the {layout} layout", file=sys.stderr)
+
+
+def _export_adapter(located: "Located", dest: Path, dtype: Dtype) -> None:
+    """Writes the adapter `dest` of a LoRA run; WeightsError when it is none, or trained more."""
+    from gem_jax import checkpoint
+    from gem_jax.paths import part_of
+    from gem_jax.weights.dtypes import all_in
+    from gem_jax.weights.peft import write_adapter
+    from gem_jax.weights.progress import nbytes, track
+
+    lora = checkpoint.read_lora(located)
+    if lora is None:
+        got = f"{located.root}: got a checkpoint without LoRA"
+        raise WeightsError(f"{got}, expected a run with it; export --layout official")
+    trained = read_json(located.root / "config.json")["train"]["trainable"]
+    parts = {part_of(path) for path in trained}
+    others = sorted(parts - {"ecg_projector", "mm_projector"})
+    if others:
+        got = f"{located.root}: got {', '.join(others)} trained beside the factors"
+        raise WeightsError(f"{got}, expected projectors alone; export --layout official")
+    beside = checkpoint.saved_shapes(located).items()
+    shapes = {path: leaf for path, leaf in beside if part_of(path) in parts}
+    shapes |= checkpoint.saved_factors(located)
+    base = (checkpoint.read_source(located) or {}).get("name")
+    config = checkpoint.read_model_config(located)
+    leaves = track(checkpoint.leaves(located, shapes), nbytes(shapes), "export")
+    write_adapter(dest, config, lora, base, all_in(dtype, shapes), leaves)
+    print(f"{dest}: exported the adapter, {len(shapes)} parameters", file=sys.stderr)

@@ -20,7 +20,7 @@ def source_of(folder: Path, plan: Import) -> dict[str, Any]:
     kept: dict[str, Any] = {
         "layout": "official" if official else "transformers",
         "name": folder.resolve().name,
-        "config": read_json(folder / "config.json"),
+        "config": read_json(plan.described / "config.json"),
     }
     generation = folder / "generation_config.json"
     if generation.is_file():

@@ -1,0 +1,222 @@
+"""What a run saved comes back on any mesh with its structure; what was damaged is passed over."""
+
+from __future__ import annotations
+
+import functools
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import numpy as np
+import optax
+import pytest
+from jax.sharding import AxisType, Mesh
+
+import tiny
+from gem_jax import checkpoint, resume, sharding
+from gem_jax.checkpoint import CheckpointError
+from gem_jax.config import Config, LoraConfig
+from gem_jax.optimizer import optimizer, split
+from gem_jax.start import param_shapes
+from gem_jax.step import TrainState, fresh_state
+
+ALIGNMENT = tiny.changed(tiny.instruct(), train={"trainable": ("ecg_projector", "mm_projector")})
+KINDS = {
+    "instruct": tiny.instruct(),
+    "alignment": ALIGNMENT,
+    "lora": tiny.dataclasses.replace(ALIGNMENT, lora=LoraConfig(rank=2, alpha=4.0)),
+    "pretrain": tiny.pretrain(),
+}
+
+
+def mesh_of(*sizes: int) -> Mesh:
+    """A mesh of the first devices."""
+    devices = np.array(jax.devices()[: np.prod(sizes)]).reshape(sizes)
+    return Mesh(devices, sharding.AXES, axis_types=(AxisType.Auto,) * 3)
+
+
+def tx_of(config: Config) -> optax.GradientTransformation:
+    return optimizer(config.optimizer, config.train.steps)
+
+
+def state_of(config: Config, mesh: Mesh, step: int) -> tuple[TrainState, dict]:
+    """A state in which every number is another, and another at each step."""
+    moving, frozen = split(tiny.drawn(param_shapes(config)), config.train.trainable)
+    state = fresh_state(tx_of(config), moving)
+    whole = resume.saved_state(state, frozen)
+    rng = np.random.default_rng(step)
+    drawn = jax.tree.map(
+        lambda leaf: np.asarray(rng.normal(size=leaf.shape) * 9).astype(leaf.dtype), whole
+    )
+    where = sharding.state_shardings(mesh, drawn, drawn["params"])
+    placed = jax.device_put(drawn, where)
+    moving, frozen = split(placed["params"], config.train.trainable)
+    return TrainState(placed["optimizer"]["step"], moving, placed["optimizer"]["state"]), frozen
+
+
+def save(run_dir: Path, config: Config, mesh: Mesh, *steps: int) -> Path:
+    with checkpoint.checkpointer(run_dir, keep=len(steps)) as writer:
+        for step in steps:
+            resume.save(writer, step, *state_of(config, mesh, step))
+    return run_dir
+
+
+def restored(run_dir: Path, config: Config, mesh: Mesh) -> tuple[TrainState, dict]:
+    with checkpoint.checkpointer(run_dir, keep=2) as writer:
+        return resume.restore(writer, config, tx_of(config), mesh)
+
+
+def assert_equal(got, expected) -> None:
+    assert jax.tree.structure(got) == jax.tree.structure(expected)
+    for one, other in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
+        assert np.asarray(one).tobytes() == np.asarray(other).tobytes()
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ((8, 1, 1), (1, 1, 1)),
+        ((1, 1, 1), (1, 8, 1)),
+        ((1, 4, 2), (1, 2, 4)),
+        ((2, 2, 2), (1, 4, 1)),
+    ],
+)
+def test_a_state_comes_back_on_another_mesh(before, after, tmp_path):
+    """C-01: the values are equal, the shardings the new mesh's."""
+    config, mesh = KINDS["instruct"], mesh_of(*after)
+    save(tmp_path, config, mesh_of(*before), 4)
+    got = restored(tmp_path, config, mesh)
+    expected = state_of(config, mesh, 4)
+    assert_equal(got, expected)
+    for one, other in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
+        assert one.sharding == other.sharding
+    kernel = got[0].moving["llm"]["layers"]["mlp"]["up_proj"]["kernel"]
+    assert kernel.sharding.is_fully_replicated == (mesh.size == 1)
+    other = state_of(config, mesh, 5)[0].moving["llm"]["norm"]["scale"]
+    assert not np.array_equal(other, got[0].moving["llm"]["norm"]["scale"]), "the control"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_run_comes_back_and_goes_on(kind, tmp_path):
+    """C-06, C-02: alignment and LoRA too; the next update works as if nothing had been saved."""
+    config, mesh = KINDS[kind], mesh_of(1, 2, 1)
+    save(tmp_path, config, mesh, 4)
+    got, expected = restored(tmp_path, config, mesh), state_of(config, mesh, 4)
+    assert_equal(got, expected)
+    update = jax.jit(
+        lambda state: tx_of(config).update(state.moving, state.opt_state, state.moving)
+    )
+    assert_equal(update(got[0]), update(expected[0]))
+
+
+def test_a_mesh_that_is_set_for_all_does_not_matter(tmp_path):
+    """C-05, also with axes of the explicit kind."""
+    config, mesh = KINDS["alignment"], mesh_of(1, 4, 2)
+    explicit = jax.make_mesh((4, 2), ("x", "y"), axis_types=(AxisType.Explicit,) * 2)
+    for number, each in enumerate((mesh, explicit)):
+        with jax.set_mesh(each):
+            got = restored(save(tmp_path / str(number), config, mesh, 4), config, mesh)
+        assert_equal(got, state_of(config, mesh, 4))
+        kernel = got[1]["llm"]["layers"]["mlp"]["up_proj"]["kernel"]
+        assert kernel.sharding.mesh == mesh
+        assert not kernel.sharding.is_fully_replicated
+
+
+def test_another_structure_is_told_by_its_paths(tmp_path):
+    """C-02: no older step is taken instead."""
+    config, mesh = KINDS["alignment"], mesh_of(1, 1, 1)
+    save(tmp_path, config, mesh, 2, 4)
+    more = tiny.changed(config, train={"trainable": ("ecg_projector", "mm_projector", "llm")})
+    model = tiny.dataclasses.replace(config.model, ecg_projector="mlp2x_gelu")
+    for other, told in (
+        (more, "optimizer/state/1/0/mu/llm/embed_tokens/embedding is missing"),
+        (tiny.dataclasses.replace(config, model=model), "ecg_projector/linear/kernel is unknown"),
+        (KINDS["lora"], "_proj/kernel_lora_a is missing"),
+    ):
+        with pytest.raises(CheckpointError, match=rf"4: does not fit the recipe: .*{told}"):
+            restored(tmp_path, other, mesh)
+    assert checkpoint.complete_steps(tmp_path) == [2, 4]
+
+
+def files_of(folder: Path, pattern: str) -> list[Path]:
+    found = [path for path in folder.glob(pattern) if path.is_file()]
+    assert found
+    return found
+
+
+def cut_off(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def change_a_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+DAMAGES: dict[str, tuple[str, Callable[[Path], None]]] = {
+    "an array is gone": ("params/ocdbt.process_0/d/*", Path.unlink),
+    "an array is cut off": ("params/ocdbt.process_0/d/*", cut_off),
+    "a bit is another": ("params/ocdbt.process_0/d/*", change_a_bit),
+    "an array of the optimizer is gone": ("optimizer/d/*", Path.unlink),
+    "the list of arrays is gone": ("params/_METADATA", Path.unlink),
+    "the list of arrays is cut off": ("optimizer/_METADATA", cut_off),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_step_is_passed_over_and_told(damage, tmp_path, capfd):
+    """C-03: the step before it counts, and the damaged one does not block."""
+    config, mesh = KINDS["alignment"], mesh_of(1, 1, 1)
+    save(tmp_path, config, mesh, 2, 4)
+    leftover = checkpoint.steps_dir(tmp_path) / "4.orbax-checkpoint-tmp-7"
+    leftover.mkdir()
+    pattern, spoil = DAMAGES[damage]
+    for path in files_of(checkpoint.steps_dir(tmp_path) / "4", pattern):
+        spoil(path)
+    assert_equal(restored(tmp_path, config, mesh), state_of(config, mesh, 2))
+    told = capfd.readouterr().err.strip().splitlines()[-1]
+    expected = (
+        r"checkpoints/4: cannot be read, set aside as 4\.damaged; the run goes on from step 2"
+    )
+    assert re.search(expected, told)
+    assert sorted(path.name for path in checkpoint.steps_dir(tmp_path).iterdir()) == [
+        "2",
+        "4.damaged",
+    ]
+    save(tmp_path, config, mesh, 4)
+    assert_equal(restored(tmp_path, config, mesh), state_of(config, mesh, 4))
+
+
+def test_where_no_step_can_be_read_nothing_is_touched(tmp_path):
+    config, mesh = KINDS["alignment"], mesh_of(1, 1, 1)
+    save(tmp_path, config, mesh, 2, 4)
+    for step in ("2", "4"):
+        shutil.rmtree(checkpoint.steps_dir(tmp_path) / step / "params" / "ocdbt.process_0")
+    with pytest.raises(CheckpointError, match=r"got steps \[2, 4\] of which none can be read"):
+        restored(tmp_path, config, mesh)
+    assert checkpoint.complete_steps(tmp_path) == [2, 4]
+
+
+def test_the_sums_see_every_bit_and_no_mesh():
+    state, frozen = state_of(KINDS["instruct"], mesh_of(1, 1, 1), 4)
+    saved = resume.saved_state(state, frozen)
+    expected = np.asarray(resume.sums(saved))
+    spread = resume.saved_state(*state_of(KINDS["instruct"], mesh_of(2, 2, 2), 4))
+    assert np.array_equal(resume.sums(spread), expected)
+    assert len(set(expected.tolist())) > 0.9 * len(expected)
+    name = functools.reduce(lambda tree, key: tree[key], ("llm", "norm"), saved["params"])
+    name["scale"] = np.nextafter(name["scale"], np.float32(9e9))
+    assert (np.asarray(resume.sums(saved)) != expected).sum() == 1
+
+
+def test_the_best_step_is_kept_beside_the_last(tmp_path):
+    config, mesh = KINDS["alignment"], mesh_of(1, 1, 1)
+    losses = {2: 3.0, 4: 1.0, 6: 2.0, 8: None, 10: 2.5}
+    for steps in ((2, 4, 6), (8, 10)):  # the second run has to know of the first
+        with checkpoint.checkpointer(tmp_path, keep=2) as writer:
+            for step in steps:
+                resume.save(writer, step, *state_of(config, mesh, step), losses[step])
+    assert checkpoint.complete_steps(tmp_path) == [4, 8, 10]
