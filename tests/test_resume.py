@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import tiny
-from gem_jax import checkpoint, log, resume, train
+from gem_jax import checkpoint, log, loop, resume, train
 from gem_jax.config import ConfigError, LoraConfig, read_json, to_dict
 from gem_jax.paths import flat
 
@@ -217,7 +217,7 @@ def test_adapters_and_projectors_alone_go_on_too(lora, prepared, tmp_path):
 
 
 def test_a_loss_that_is_no_number_ends_the_run_and_is_told(prepared, tmp_path, monkeypatch):
-    batches, shown = train.train_batches, {}
+    batches, shown = loop.train_batches, {}
 
     def broken(*args):
         for step, got in enumerate(batches(*args)):
@@ -225,7 +225,7 @@ def test_a_loss_that_is_no_number_ends_the_run_and_is_told(prepared, tmp_path, m
             shown[step] = list(got.record_ids)
             yield dataclasses.replace(got, batch=got.batch.replace(ecg=ecg))
 
-    monkeypatch.setattr(train, "train_batches", broken)
+    monkeypatch.setattr(loop, "train_batches", broken)
     config, run_dir = tiny.on(prepared, tiny.instruct()), tmp_path / "run"
     said = r"step 5: the loss is nan.*lower optimizer.learning_rate"
     with pytest.raises(ConfigError, match=said):
