@@ -1,11 +1,11 @@
-"""LoRA's factors as PEFT stores them: their names, and the folder of an adapter both ways.
+"""LoRA's factors as PEFT stores them: their names, and the folder of an adapter read.
 
 `base_model.model.` stands before an official name, `.lora_A.weight` (rank, in) and `.lora_B.weight`
 (out, rank) behind it. Projectors trained beside the factors are PEFT's `modules_to_save`; LLaVA
 keeps them in a file of their own, non_lora_trainables.bin, which is read too.
 """
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,17 +13,14 @@ import jax
 import numpy as np
 
 from gem_jax.config import LoraConfig
-from gem_jax.lora import PARTS, A, B, is_factor, kernel_of, merged_kernel
+from gem_jax.lora import PARTS, A, B, merged_kernel
 from gem_jax.models.gem import GemConfig
 from gem_jax.paths import part_of
 from gem_jax.weights.dtypes import converted
-from gem_jax.weights.files import Shards, WeightsError, open_file, write_json
+from gem_jax.weights.files import Shards, WeightsError, open_file
 from gem_jax.weights.filling import Shapes, Source, require_fit, stacked
 from gem_jax.weights.names import DENSE, Slot, gem_slots
-from gem_jax.weights.peft_config import CONFIG, config_json, is_target, read_config, short_names
-from gem_jax.weights.stream import start_file
-from gem_jax.weights.write import plan_tensors, write_tensors
-from gem_jax.whole import whole_folder
+from gem_jax.weights.peft_config import CONFIG, is_target, read_config
 
 PREFIX = "base_model.model."
 WEIGHTS = "adapter_model.safetensors"
@@ -53,7 +50,7 @@ def read_adapter(folder: Path, config: GemConfig, shapes: Shapes) -> Adapter:
     said = read_config(folder)
     modules = {
         module
-        for module, name in _modules(config)
+        for module, name in lora_modules(config)
         if part_of(module) in PARTS and is_target(name, said.targets)
     }
     if not modules:
@@ -108,36 +105,6 @@ def read_factors(adapter: Adapter) -> dict[str, np.ndarray]:
     return dict(stacked(adapter.shapes, [adapter.factors]))
 
 
-def write_adapter(
-    dest: Path,
-    config: GemConfig,
-    lora: LoraConfig,
-    base: str | None,
-    shapes: Shapes,
-    leaves: Iterable[tuple[str, np.ndarray]],
-) -> None:
-    """Writes the adapter `dest` in one step: factors, and the projectors that `shapes` has too.
-
-    `shapes` has the dtypes that are written; of `leaves`, (path, parameter), one is held at a time.
-    """
-    modules = {kernel_of(path).removesuffix("/kernel") for path in shapes if is_factor(path)}
-    parts = {part_of(path) for path in shapes if not is_factor(path)}
-    both = sorted(parts & {part_of(module) for module in modules})
-    if both:
-        got = f"{dest}: got {', '.join(both)} trained with factors and whole"
-        raise WeightsError(f"{got}, expected one of them: PEFT has no words for both")
-    slots = factor_slots(config, modules)
-    slots |= {
-        PREFIX + name: slot for name, slot in gem_slots(config).items() if slot.path in shapes
-    }
-    own = [name for module, name in _modules(config) if module in modules]
-    targets = short_names(own, [name for _, name in _modules(config)])
-    with whole_folder(dest) as folder:
-        write_json(folder / CONFIG, config_json(lora, base, targets, parts))
-        writer = start_file(folder / WEIGHTS, plan_tensors(slots, shapes))
-        write_tensors([(writer, slots)], leaves)
-
-
 def factor_slots(config: GemConfig, modules: Collection[str]) -> dict[str, Slot]:
     """Returns the slot of each factor at the layers `modules`, paths, by its name in PEFT."""
     return {
@@ -150,7 +117,7 @@ def factor_slots(config: GemConfig, modules: Collection[str]) -> dict[str, Slot]
     }
 
 
-def _modules(config: GemConfig) -> list[tuple[str, str]]:
+def lora_modules(config: GemConfig) -> list[tuple[str, str]]:
     """Returns (path, official name) of each dense layer, for a stack's layers one by one."""
     return [
         (slot.path.removesuffix("/kernel"), name.removesuffix(".weight"))

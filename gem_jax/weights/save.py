@@ -59,7 +59,7 @@ def _export_adapter(located: "Located", dest: Path, dtype: Dtype) -> None:
     from gem_jax import checkpoint
     from gem_jax.paths import part_of
     from gem_jax.weights.dtypes import all_in
-    from gem_jax.weights.peft import write_adapter
+    from gem_jax.weights.peft_export import write_adapter
     from gem_jax.weights.progress import nbytes, track
 
     lora = checkpoint.read_lora(located)
