@@ -21,8 +21,8 @@ from gem_jax.paths import flat, nested
 from gem_jax.weights import load, save
 from gem_jax.weights.files import WeightsError, open_file, open_folder
 from gem_jax.weights.peft import PREFIX, WEIGHTS, read_adapter, read_factors
-from gem_jax.weights.peft_export import write_adapter
 from gem_jax.weights.peft_config import CONFIG
+from gem_jax.weights.peft_export import write_adapter
 from gem_jax.weights.read import Added, plan_import, read_gem, read_with
 from gem_jax.weights.write import write_gem
 
