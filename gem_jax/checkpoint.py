@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from orbax.checkpoint import v1 as ocp
@@ -203,20 +204,27 @@ def load_tree(located: Located) -> dict:
 def load_onto(located: Located, wanted: Shapes) -> dict[str, jax.Array]:
     """Returns the parameters that are `wanted` by path, factors merged.
 
-    Each comes in the dtype and onto the devices that `wanted` says; no device holds more.
+    Each comes in the dtype and onto the devices that `wanted` says; no device holds more. What is
+    merged is rounded once.
     """
-    lora = read_lora(located)
+    lora, saved = read_lora(located), saved_shapes(located)
     factors = {
         path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=_whole(wanted[kernel_of(path)]))
         for path, leaf in saved_factors(located).items()
         if kernel_of(path) in wanted
     }
+    kernels = {
+        path: wanted[path].update(dtype=jnp.promote_types(wanted[path].dtype, saved[path].dtype))
+        for path in map(kernel_of, factors)
+    }
     with _reading(located) as folder:
-        loaded = orbax_leaves.load_onto(folder, wanted | factors)
+        loaded = orbax_leaves.load_onto(folder, wanted | kernels | factors)
     if not factors:
         return loaded
-    placed = {path: leaf.sharding for path, leaf in wanted.items()}
-    return jax.device_put(merged_leaves(loaded, lora), placed)
+    return {
+        path: jax.device_put(leaf.astype(wanted[path].dtype), wanted[path].sharding)
+        for path, leaf in merged_leaves(loaded, lora).items()
+    }
 
 
 def _whole(leaf: jax.ShapeDtypeStruct) -> NamedSharding:

@@ -176,8 +176,17 @@ class TrainConfig:
     """After so many steps, and after the last, evaluate on `data.held_out` and save."""
     grow_vocab: bool = False
     """Give the start's vocabulary rows up to `model.llm.vocab_size`: the mean of its own."""
+    frozen_dtype: Literal["bfloat16", "float16", "float32"] | None = None
+    """What parameters that do not move are held and saved in; None: in the model's `param_dtype`.
+    Those that move, and all that is computed with, keep theirs."""
 
     def __post_init__(self):
+        _require(
+            self.frozen_dtype in (None, "bfloat16", "float16", "float32"),
+            "train.frozen_dtype",
+            self.frozen_dtype,
+            "bfloat16, float16, float32 or none",
+        )
         _require(self.steps > 0, "train.steps", self.steps, "a positive number of steps")
         _require(self.checkpoint_every > 0, "train.checkpoint_every", self.checkpoint_every, "> 0")
         _require(self.accumulate > 0, "train.accumulate", self.accumulate, "a positive number")

@@ -12,6 +12,8 @@ from gem_jax.config import Config, ConfigError
 from gem_jax.lora import is_factor, require_targets
 from gem_jax.models.gem import abstract_batch
 from gem_jax.objectives import model_of
+from gem_jax.optimizer import merge, split
+from gem_jax.orbax_leaves import Shapes
 from gem_jax.paths import flat, nested, part_of
 
 # The axis of the vocabulary, in the tables that have one.
@@ -49,20 +51,34 @@ def initial_params(config: Config, start: dict, mesh: Mesh | None = None) -> dic
     shapes, brought = flat(param_shapes(config)), flat(start)
     _raise_if_misfit(config, shapes, brought)
     where = None if mesh is None else flat(sharding.param_shardings(mesh, nested(shapes)))
-    made = _made(config, [path for path in shapes if path not in brought], where)
+    new = {path: leaf for path, leaf in shapes.items() if path not in brought}
+    made = _made(config, new, where)
     for path, axis in VOCABULARY.items():
         if path in brought and path in shapes and brought[path].shape != shapes[path].shape:
             placed = where and where[path]
             brought[path] = grown(brought[path], axis, shapes[path].shape[axis], placed)
-    return nested({path: made[path] if path in made else brought[path] for path in shapes})
+    return nested(
+        {
+            path: made[path] if path in made else brought[path].astype(leaf.dtype)
+            for path, leaf in shapes.items()
+        }
+    )
 
 
 def param_shapes(config: Config) -> dict:
-    """Returns the whole tree of the objective's model as shapes and dtypes."""
+    """Returns the whole tree of the objective's model as shapes and dtypes.
+
+    What moves has the model's dtypes, what is frozen `train.frozen_dtype`.
+    """
     batch = abstract_batch(config.model, 1, config.data.length)
     shapes = jax.eval_shape(model_of(config).init, jax.random.key(0), batch)["params"]
     require_targets(flat(shapes), config.lora)
-    return shapes
+    moving, frozen = split(shapes, config.train.trainable)
+    return merge(moving, jax.tree.map(lambda leaf: _held(leaf, config.train.frozen_dtype), frozen))
+
+
+def _held(leaf: jax.ShapeDtypeStruct, dtype: str | None) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(leaf.shape, dtype or leaf.dtype)
 
 
 def grown(table: jax.Array, axis: int, size: int, where: Any = None) -> jax.Array:
@@ -75,18 +91,18 @@ def grown(table: jax.Array, axis: int, size: int, where: Any = None) -> jax.Arra
     return jax.jit(grow, out_shardings=where)(table)
 
 
-def _made(config: Config, paths: list[str], where: dict[str, Any] | None) -> dict[str, Any]:
-    """Returns the parameters at `paths` at random, by the recipe's seed: on any mesh the same."""
-    if not paths:
+def _made(config: Config, new: Shapes, where: dict[str, Any] | None) -> dict[str, Any]:
+    """Returns the parameters `new` at random, by the recipe's seed: on any mesh the same."""
+    if not new:
         return {}
     shapes = abstract_batch(config.model, 1, config.data.length)
 
     def make(key: jax.Array) -> dict[str, Any]:
         batch = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
         made = flat(model_of(config).init(key, batch)["params"])
-        return {path: made[path] for path in paths}
+        return {path: made[path].astype(leaf.dtype) for path, leaf in new.items()}
 
-    placed = None if where is None else {path: where[path] for path in paths}
+    placed = None if where is None else {path: where[path] for path in new}
     return jax.jit(make, out_shardings=placed)(jax.random.key(config.train.seed))
 
 

@@ -123,7 +123,7 @@ def test_shrinking_keeps_what_a_recipe_decides():
         config, small = load_recipe(spec), shrink(load_recipe(spec))
         size = sum(leaf.size for leaf in jax.tree.leaves(param_shapes(small)))
         assert size < 1e6
-        for same in ("trainable", "objective", "loss_weighting"):
+        for same in ("trainable", "objective", "loss_weighting", "frozen_dtype"):
             assert getattr(small.train, same) == getattr(config.train, same), spec
         for same in ("family", "remat", "dtype", "param_dtype"):
             assert getattr(small.model.llm, same) == getattr(config.model.llm, same), spec
