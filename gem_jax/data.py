@@ -6,10 +6,11 @@ the rows that its devices take, and what a step has to know of all rows (the len
 what was skipped) is told by each host to all. Leading axis of every array: B batch.
 """
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +26,7 @@ from gem_jax.inputs import stack
 from gem_jax.mixture import Mixture, open_mixture, order, sample
 from gem_jax.models.gem import Batch
 from gem_jax.models.pretrain import DenseTargets
-from gem_jax.row_workers import in_processes
+from gem_jax.row_workers import prepare, rows_of
 from gem_jax.rows import TEXT_FIELDS
 from gem_jax.tokenizer import Tokenizer
 from gem_jax.train_rows import MakeRow, room
@@ -58,6 +59,7 @@ class TrainBatch:
 
 def train_mixture(config: Config) -> Mixture:
     """Returns what the run reads, looked through; errors as of `open_mixture`."""
+    prepare(config.data.workers)
     field = "data.mixture" if config.data.mixture else "data.shards"
     return open_mixture(config, config.data.sources, field)
 
@@ -114,29 +116,38 @@ def own_rows(config: Config) -> tuple[int, ...]:
 def _batches(
     config: Config, made: MakeRow, first: int, stop: int, num_rows: int | None = None
 ) -> Iterator[TrainBatch]:
-    own, workers = len(made.rows), config.data.workers
-    ahead = BATCHES_AHEAD * own
-    # Rows are made in Python: a second thread would only wait for the interpreter's lock.
-    options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=2 if workers else ahead)
-    rows = grain.MapDataset.range(first * own, stop * own).map(made).to_iter_dataset(options)
-    rows = in_processes(rows, workers, ahead)
-    stacked = rows.batch(own, batch_fn=functools.partial(_stacked, config=config))
-    batches = iter(
-        grain.experimental.ThreadPrefetchIterDataset(stacked, prefetch_buffer_size=BATCHES_AHEAD)
-    )
+    own = len(made.rows)
+    numbers = range(first * own, stop * own)
+    # One thread: rows have to come in order, and made here they are Python's work, one at a time.
+    options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=BATCHES_AHEAD * own)
+    with rows_of(made, numbers, config.data.workers) as row:
+        rows = grain.MapDataset.range(numbers.start, numbers.stop).map(row).to_iter_dataset(options)
+        stacked = rows.batch(own, batch_fn=functools.partial(_stacked, config=config))
+        batches = grain.experimental.ThreadPrefetchIterDataset(
+            stacked, prefetch_buffer_size=BATCHES_AHEAD
+        )
+        with contextlib.closing(iter(batches)) as stream:
+            yield from _told(stream, config, made, first, num_rows)
+
+
+def _told(
+    stream: Iterable[tuple[Batch, Any, list[dict]]],
+    config: Config,
+    made: MakeRow,
+    first: int,
+    num_rows: int | None,
+) -> Iterator[TrainBatch]:
+    """Yields the batches with what the hosts tell each other of them."""
     found = dict(made.mixture.broken)
-    try:
-        for step, (batch, dense, facts) in enumerate(batches, first):
-            told = exchange(list(zip(made.rows, facts, strict=True)))
-            known = dict(pair for each in told for pair in each)
-            whole = [known[row] for row in range(config.data.batch_size)]
-            _tell_skipped(whole, found, config.data.max_broken)
-            got = _agreed(batch, dense, whole, made.rows, config)
-            if num_rows is not None:
-                got = _without_loss(got, num_rows - step * config.data.batch_size)
-            yield dataclasses.replace(got, skipped=len(found))
-    finally:
-        batches.close()
+    for step, (batch, dense, facts) in enumerate(stream, first):
+        told = exchange(list(zip(made.rows, facts, strict=True)))
+        known = dict(pair for each in told for pair in each)
+        whole = [known[row] for row in range(config.data.batch_size)]
+        _tell_skipped(whole, found, config.data.max_broken)
+        got = _agreed(batch, dense, whole, made.rows, config)
+        if num_rows is not None:
+            got = _without_loss(got, num_rows - step * config.data.batch_size)
+        yield dataclasses.replace(got, skipped=len(found))
 
 
 def _stacked(made: Sequence[dict[str, Any]], config: Config) -> tuple[Batch, Any, list[dict]]:

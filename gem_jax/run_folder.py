@@ -87,12 +87,17 @@ def write_data(run_dir: Path, mixture: Mixture) -> None:
 def write_run(
     config: Config, run_dir: Path, tokenizer: Tokenizer, start: checkpoint.Located | None
 ) -> None:
-    """Writes config.json, with the files that the start was imported from, and the tokenizer."""
+    """Writes config.json, with the files that the start was imported from, and the tokenizer.
+
+    A run that goes on has its tokenizer: it may be read from there alone, and half of it, where the
+    run is killed just then, would be all that is left.
+    """
     source = checkpoint.read_source(start) if start else None
     kept = {} if source is None else {"source": source}
     if processes.is_first():
         checkpoint.write_config(run_dir, to_dict(config) | kept)
-        save_tokenizer(tokenizer, run_dir / "tokenizer", config.model.max_length)
+        if start is None or start.root != run_dir.absolute():
+            save_tokenizer(tokenizer, run_dir / "tokenizer", config.model.max_length)
 
 
 def nonfinite(run_dir: Path, config: Config, sent: Pending, error: FloatingPointError) -> None:

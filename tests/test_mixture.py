@@ -4,12 +4,6 @@ from __future__ import annotations
 
 import collections
 import multiprocessing
-import os
-import subprocess
-import sys
-import textwrap
-import time
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -121,82 +115,6 @@ def test_d03_rows_are_the_same_for_every_number_of_workers_and_every_beginning(
         assert all(map(alike, made, whole[first:]))
     assert not any(map(alike, whole[1:], whole)), "the control: a step off"
     assert not multiprocessing.active_children()
-
-
-PROGRAM = """
-    import sys
-    from pathlib import Path
-    from gem_jax.config import Config, from_dict, read_json
-    from gem_jax.data import ids_hash, train_batches
-    from gem_jax.tokenizer import load_tokenizer
-
-    if __name__ == "__main__":
-        config = from_dict(Config, read_json(Path(sys.argv[1])), "config")
-        for got in train_batches(config, load_tokenizer(Path(config.data.tokenizer)), 0):
-            print(ids_hash(got.record_ids), flush=True)
-            if "wait" in sys.argv:
-                import time
-                time.sleep(600)
-"""
-
-
-@pytest.fixture
-def program(tmp_path, prepared, files):
-    """A function: starts a program that reads the mixture with two workers, as a user's would."""
-    import json
-
-    script, recipe = tmp_path / "program.py", tmp_path / "config.json"
-    script.write_text(textwrap.dedent(PROGRAM))
-    recipe.write_text(json.dumps(to_dict(mixed(prepared, files, workers=2))))
-    # Two paths lead to the tests' own modules; a user's program has neither.
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
-
-    def start(*args: str) -> subprocess.Popen:
-        command = [sys.executable, str(script), str(recipe), *args]
-        return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
-
-    return start
-
-
-def test_d02_workers_start_under_a_command_line_that_is_not_absls(
-    program, prepared, files, tokenizer
-):
-    from gem_jax.data import ids_hash
-
-    expected = [
-        ids_hash(got.record_ids) for got in train_batches(mixed(prepared, files), tokenizer, 0)
-    ]
-    running = program()
-    told, _ = running.communicate(timeout=200)
-    assert running.returncode == 0 and told.split() == expected
-
-
-def children_of(pid: int) -> list[int]:
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                fields = (entry / "stat").read_text().rsplit(")", 1)[1].split()
-            except OSError:
-                continue
-            if int(fields[1]) == pid and fields[0] != "Z":
-                found.append(int(entry.name))
-    return found
-
-
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc")
-def test_workers_end_with_a_program_that_is_killed(program):
-    with program("wait") as running:
-        assert running.stdout is not None and running.stdout.readline()
-        workers = children_of(running.pid)
-        assert len(workers) >= 2
-        running.kill()
-    for _ in range(100):
-        left = [pid for pid in workers if Path(f"/proc/{pid}").exists()]
-        if not left:
-            break
-        time.sleep(0.1)
-    assert not left
 
 
 def test_held_out_rows_come_once_in_one_order_and_unchanged(prepared, files, tokenizer):

@@ -98,6 +98,32 @@ def test_one_process_goes_on_from_what_two_have_saved(prepared, together, tmp_pa
     assert np.abs(ours["llm/norm/scale"] - before["llm/norm/scale"]).max() > 1e-4, "the control"
 
 
+def test_a_step_that_one_of_them_cannot_read_is_passed_over_by_both(prepared, together, tmp_path):
+    """C-03, D-09: told once; they go on from the step before, bit for bit as the first time."""
+    run_dir = tmp_path / "run"
+    shutil.copytree(together, run_dir)
+    own = [*(checkpoint.steps_dir(run_dir) / str(STEPS)).rglob("ocdbt.process_1/d/*")]
+    assert own
+    for path in own:
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    args = flags(prepared, run_dir, "--mesh.data", "2", "--mesh.fsdp", "2")
+    aside = f"{STEPS}: cannot be read, set aside as {STEPS}.damaged; the run goes on from step 4"
+    for told_times in (1, 0):  # the second time is the control: the newest is as it was written
+        with begin(2, args) as parent:
+            _, told = parent.communicate(timeout=300)
+        assert parent.returncode == 0, told
+        assert told.count(aside) == told.count("cannot be read") == told_times, told
+        assert told.count("train 6/6") == told_times
+        assert seen(run_dir) == seen(together)
+    assert (checkpoint.steps_dir(run_dir) / f"{STEPS}.damaged").is_dir()
+    ours, theirs = params(run_dir), params(together)
+    assert all(ours[path].tobytes() == leaf.tobytes() for path, leaf in theirs.items())
+
+
+def seen(run_dir: Path) -> list[tuple]:
+    return [(row["step"], row["loss"], row["record_ids_hash"]) for row in rows(run_dir)]
+
+
 def test_a_lost_process_is_named_and_the_others_end(prepared, tmp_path):
     run_dir = tmp_path / "run"
     with begin(2, flags(prepared, run_dir, "--train.steps", "100000")) as parent:

@@ -42,8 +42,13 @@ def test_a_run_keeps_the_files_that_its_start_was_imported_from(prepared, tmp_pa
     run_folder.write_run(config, run.root, tokenizer, start)
     assert read_json(run.root / "config.json") == {**to_dict(config), "source": source}
     run_folder.refuse_another_config(config, run.root)
+    kept = run.tokenizer / "tokenizer.json"
+    kept.write_text("its own")
     run_folder.write_run(config, run.root, tokenizer, run)
     assert read_json(run.root / "config.json")["source"] == source, "it goes on, and keeps them"
+    assert kept.read_text() == "its own", "its tokenizer is never half of one"
+    run_folder.write_run(config, run.root, tokenizer, start)
+    assert kept.read_text() != "its own", "the control: a run that begins anew"
     with pytest.raises(ConfigError, match="another run's config"):
         run_folder.refuse_another_config(tiny.changed(config, train={"seed": 6}), run.root)
     run_folder.write_run(config, tmp_path / "fresh", tokenizer, None)
