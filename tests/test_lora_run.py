@@ -107,7 +107,19 @@ def test_another_run_starts_from_the_merged_model(whole, prepared, tmp_path):
     assert not any(leaf.any() for path, leaf in second.items() if path.endswith(lora.B))
 
 
-def test_the_run_is_exported_whole_and_as_an_adapter(whole, tmp_path):
+def exported_base(prepared: Path, folder: Path) -> Path:
+    base = (folder / "base", tiny.MODEL, tiny.params(), prepared / "tokenizer", {})
+    checkpoint.save_model(*base)
+    save.main(folder / "base", folder / "base_official")
+    return folder / "base_official"
+
+
+def sizes_of(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+
+
+def test_the_run_is_exported_whole_and_as_an_adapter(whole, prepared, tmp_path):
+    """W-08: merged it is as large as its base, and holds what the merge gives."""
     save.main(whole, tmp_path / "official")
     _, params = read_gem(tmp_path / "official")
     expected = flat(checkpoint.load_params(whole)[1])
@@ -115,7 +127,9 @@ def test_the_run_is_exported_whole_and_as_an_adapter(whole, tmp_path):
         leaf.tobytes() == np.asarray(expected[path]).tobytes()
         for path, leaf in flat(params).items()
     )
+    assert sizes_of(tmp_path / "official") == sizes_of(exported_base(prepared, tmp_path))
     save.main(whole, tmp_path / "adapter", layout="peft")
+    assert sizes_of(tmp_path / "official") > 2 * sizes_of(tmp_path / "adapter"), "the control"
     config = checkpoint.read_model_config(checkpoint.locate(whole))
     shapes = flat(abstract_params(config))
     factors = read_factors(read_adapter(tmp_path / "adapter", config, shapes))

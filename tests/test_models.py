@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.extend.core import jaxprs_in_params
 
 import tiny
 from gem_jax.models.clip import ClipConfig, ClipEncoder
 from gem_jax.models.ecg import EcgConfig, EcgEncoder
-from gem_jax.models.gem import Gem, abstract_params
+from gem_jax.models.gem import Gem, abstract_batch, abstract_params
 from gem_jax.models.layers import Projector, attention, causal_mask, projector_depth, rope
 from gem_jax.models.llm import REMAT, Llm, LlmConfig
 from gem_jax.models.pretrain import Pretrain
@@ -249,3 +251,29 @@ def test_projectors_by_their_official_names():
     params = Projector("mlp3x_gelu", 4).init(jax.random.key(0), x)["params"]
     assert sorted(params) == ["0", "2", "4"]
     np.testing.assert_array_equal(Projector("identity", 8).apply({}, x), x)
+
+
+def added_before_the_root(jaxpr) -> list[float]:
+    """What is added to each variance of the program, in whatever part of it."""
+    made = {var: eqn for eqn in jaxpr.eqns for var in eqn.outvars}
+    roots = [made[eqn.invars[0]] for eqn in jaxpr.eqns if eqn.primitive.name == "rsqrt"]
+    found = [float(eqn.invars[1].val) for eqn in roots if eqn.primitive.name == "add"]
+    for eqn in jaxpr.eqns:
+        for inner in jaxprs_in_params(eqn.params):
+            found += added_before_the_root(inner)
+    return found
+
+
+def test_every_norm_has_the_epsilon_of_its_parts_config():
+    """D-08: flax's own is 1e-6, which nobody's logits show until a variance is small."""
+    told = {"ecg": 3e-5, "vision": 2e-5, "llm": 7e-6}
+    parts = {
+        name: dataclasses.replace(getattr(tiny.MODEL, name), norm_eps=epsilon)
+        for name, epsilon in told.items()
+    }
+    model = dataclasses.replace(tiny.MODEL, **parts)
+    whole = abstract_params(model), abstract_batch(model, 1, 40)
+    program = jax.make_jaxpr(lambda params, batch: Gem(model).apply({"params": params}, batch))
+    found = collections.Counter(np.round(added_before_the_root(program(*whole).jaxpr), 7))
+    # An encoder has two in its block, one before it and one behind; the language model no first.
+    assert found == {3e-5: 4, 2e-5: 4, 7e-6: 3}

@@ -19,8 +19,12 @@ from gem_jax import checkpoint, resume, sharding
 from gem_jax.checkpoint import CheckpointError
 from gem_jax.config import Config, LoraConfig
 from gem_jax.optimizer import optimizer, split
+from gem_jax.run_folder import write_run
 from gem_jax.start import param_shapes
 from gem_jax.step import TrainState, fresh_state
+from gem_jax.tokenizer import load_tokenizer
+from gem_jax.weights.files import SINGLE
+from gem_jax.weights.save import main as export
 
 ALIGNMENT = tiny.changed(tiny.instruct(), train={"trainable": ("ecg_projector", "mm_projector")})
 KINDS = {
@@ -198,6 +202,21 @@ def test_where_no_step_can_be_read_nothing_is_touched(tmp_path):
     with pytest.raises(CheckpointError, match=r"got steps \[2, 4\] of which none can be read"):
         restored(tmp_path, config, mesh)
     assert checkpoint.complete_steps(tmp_path) == [2, 4]
+
+
+def test_a_step_saved_in_pieces_is_exported_whole(prepared, tmp_path):
+    """W-12: the arrays span eight devices; what is written is what one device would have."""
+    config, exported = KINDS["instruct"], []
+    tokenizer = load_tokenizer(prepared / "tokenizer")
+    for sizes, step in (((1, 4, 2), 4), ((1, 1, 1), 4), ((1, 1, 1), 5)):
+        run_dir, mesh = tmp_path / f"run{len(exported)}", mesh_of(*sizes)
+        kernel = state_of(config, mesh, step)[0].moving["llm"]["layers"]["mlp"]["up_proj"]["kernel"]
+        assert len({str(shard.index) for shard in kernel.addressable_shards}) == mesh.size
+        write_run(config, save(run_dir, config, mesh, step), tokenizer, None)
+        export(run_dir, tmp_path / f"out{len(exported)}")
+        exported.append((tmp_path / f"out{len(exported)}" / SINGLE).read_bytes())
+    assert exported[0] == exported[1]
+    assert exported[1] != exported[2], "the control: another step"
 
 
 def test_the_sums_see_every_bit_and_no_mesh():
