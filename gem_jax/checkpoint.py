@@ -1,16 +1,18 @@
 """Checkpoints on disk: a run directory with config.json, tokenizer/ and orbax steps.
 
 ROOT/config.json holds `model` (and, for a run, the whole Config); ROOT/tokenizer/ the tokenizer;
-ROOT/checkpoints/N/ the parameters, and for a run the optimizer's and the data iterator's state.
+ROOT/checkpoints/N/ the parameters, and for a run the optimizer's state. Parameters that a run does
+not move lie once in ROOT/frozen/, and not in its steps: all that is read here has both.
 A LoRA run's factors lie beside their kernels; all that is read here has them merged.
 A CKPT on a command line is ROOT (its last complete step) or ROOT/checkpoints/N.
 An encoder alone has its own key instead of `model`, `vision` or `ecg`, and no tokenizer.
 """
 
+import functools
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,13 +33,16 @@ from gem_jax.config import (
     read_json,
     to_dict,
 )
-from gem_jax.lora import is_factor, kernel_of, merged, merged_leaves
+from gem_jax.lora import is_factor, kernel_of, merged_leaves
 from gem_jax.models.clip import ClipConfig
 from gem_jax.models.ecg import EcgConfig
 from gem_jax.models.gem import GemConfig, abstract_params
 from gem_jax.orbax_leaves import Shapes
-from gem_jax.paths import flat, part_of
+from gem_jax.paths import flat, nested, part_of
 from gem_jax.whole import whole_folder
+
+FETCH = "name an earlier one of checkpoints/, or fetch it again"
+MAKE_AGAIN = "fetch it again, or give `gem-jax train` the run's --init once more to make it again"
 
 
 class CheckpointError(ConfigError):
@@ -73,6 +78,16 @@ class Located:
 def steps_dir(root: Path) -> Path:
     """Returns the folder that holds the steps of `root`, absolute as orbax wants it."""
     return root.absolute() / "checkpoints"
+
+
+def step_dir(located: Located) -> Path:
+    """Returns the folder of the step."""
+    return steps_dir(located.root) / str(located.step)
+
+
+def frozen_dir(root: Path) -> Path:
+    """Returns the folder of the parameters that the run of `root` does not move."""
+    return root.absolute() / "frozen"
 
 
 def complete_steps(root: Path) -> list[int]:
@@ -182,23 +197,23 @@ def whole_shapes(located: Located, config: GemConfig) -> Shapes:
 
 
 def saved_shapes(located: Located) -> Shapes:
-    """Returns shape and dtype of each parameter that the step holds, factors merged."""
-    with _reading(located) as folder:
-        return {
-            path: leaf for path, leaf in orbax_leaves.shapes(folder).items() if not is_factor(path)
-        }
+    """Returns shape and dtype of each parameter of the step, factors merged."""
+    return {path: leaf for path, leaf in _known(located).items() if not is_factor(path)}
 
 
 def saved_factors(located: Located) -> Shapes:
-    """Returns shape and dtype of each factor of LoRA that the step holds."""
-    with _reading(located) as folder:
-        return {path: leaf for path, leaf in orbax_leaves.shapes(folder).items() if is_factor(path)}
+    """Returns shape and dtype of each factor of LoRA of the step."""
+    return {path: leaf for path, leaf in _known(located).items() if is_factor(path)}
+
+
+def _known(located: Located) -> Shapes:
+    return _united(_folders(located), orbax_leaves.shapes)
 
 
 def load_tree(located: Located) -> dict:
-    """Returns the saved parameters, every part that the step holds, on the default device."""
-    with _reading(located) as folder:
-        return merged(orbax_leaves.load_tree(folder), read_lora(located))
+    """Returns the saved parameters, every part that the step has, on the default device."""
+    loaded = _united(_folders(located), lambda folder: flat(orbax_leaves.load_tree(folder)))
+    return nested(merged_leaves(loaded, read_lora(located)))
 
 
 def load_onto(located: Located, wanted: Shapes) -> dict[str, jax.Array]:
@@ -207,18 +222,18 @@ def load_onto(located: Located, wanted: Shapes) -> dict[str, jax.Array]:
     Each comes in the dtype and onto the devices that `wanted` says; no device holds more. What is
     merged is rounded once.
     """
-    lora, saved = read_lora(located), saved_shapes(located)
+    lora, saved = read_lora(located), _known(located)
     factors = {
         path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=_whole(wanted[kernel_of(path)]))
-        for path, leaf in saved_factors(located).items()
-        if kernel_of(path) in wanted
+        for path, leaf in saved.items()
+        if is_factor(path) and kernel_of(path) in wanted
     }
     kernels = {
         path: wanted[path].update(dtype=jnp.promote_types(wanted[path].dtype, saved[path].dtype))
         for path in map(kernel_of, factors)
     }
-    with _reading(located) as folder:
-        loaded = orbax_leaves.load_onto(folder, wanted | kernels | factors)
+    target = wanted | kernels | factors
+    loaded = _united(_folders(located), lambda folder: orbax_leaves.load_onto(folder, target))
     if not factors:
         return loaded
     return {
@@ -237,12 +252,11 @@ def leaves(located: Located, shapes: Shapes) -> Iterator[tuple[str, np.ndarray]]
     The caller drops one before it asks for the next: then a batch is held at a time. Factors are
     merged into their kernels unless `shapes` names them.
     """
-    lora = read_lora(located)
+    lora, folders = read_lora(located), _folders(located)
     factors = {} if lora is None else saved_factors(located)
     for batch in orbax_leaves.batches(shapes.items()):
         merging = {path: leaf for path, leaf in factors.items() if kernel_of(path) in batch}
-        with _reading(located) as folder:
-            loaded = orbax_leaves.load(folder, batch | merging)
+        loaded = _united(folders, functools.partial(orbax_leaves.load, wanted=batch | merging))
         if merging:
             loaded = jax.device_get(merged_leaves(loaded, lora))
         for path in batch:
@@ -251,21 +265,65 @@ def leaves(located: Located, shapes: Shapes) -> Iterator[tuple[str, np.ndarray]]
 
 def saved_at(located: Located) -> int | None:
     """Returns when the step was saved, in ns: this tells two runs apart that lay in one place."""
-    with _reading(located) as folder:
-        return ocp.checkpointables_metadata(folder).commit_timestamp_nsecs
+    with _reading(step_dir(located), FETCH):
+        return ocp.checkpointables_metadata(step_dir(located)).commit_timestamp_nsecs
+
+
+def frozen_of(located: Located) -> Path | None:
+    """Returns the folder of the parameters that the step goes with but does not hold, if any.
+
+    CheckpointError when it is missing, or not the one that the step was saved beside.
+    """
+    step, folder = step_dir(located), frozen_dir(located.root)
+    with _reading(step, FETCH):
+        expected = frozen_sums(step)
+    if not folder.is_dir():
+        if expected is None:
+            return None
+        raise CheckpointError(f"{folder}: is missing, expected what {step} lacks; {MAKE_AGAIN}")
+    with _reading(folder, MAKE_AGAIN):
+        found = frozen_sums(folder)
+    if found != expected:
+        raise CheckpointError(
+            f"{folder}: holds other parameters than {step} was saved beside, expected those of one "
+            f"run; {MAKE_AGAIN}"
+        )
+    return folder
+
+
+def frozen_sums(folder: Path) -> dict[str, int] | None:
+    """Returns the bit sums, by path, of the frozen parameters that a step goes with, or RUN/frozen.
+
+    None: the step says nothing of such.
+    """
+    return (ocp.checkpointables_metadata(folder).custom_metadata or {}).get("frozen")
+
+
+def _folders(located: Located) -> dict[Path, str]:
+    """Returns the orbax folders that hold the step's parameters, each with its cure."""
+    frozen = frozen_of(located)
+    return {step_dir(located): FETCH} | ({} if frozen is None else {frozen: MAKE_AGAIN})
+
+
+def _united(folders: dict[Path, str], read: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
+    """Returns what `read` finds in all of the folders, by path."""
+    found: dict[str, Any] = {}
+    for folder, cure in folders.items():
+        with _reading(folder, cure):
+            found |= read(folder)
+    return found
 
 
 @contextmanager
-def _reading(located: Located) -> Iterator[Path]:
-    """Yields the step's folder; what orbax cannot read in it becomes one CheckpointError."""
-    folder = steps_dir(located.root) / str(located.step)
+def _reading(folder: Path, cure: str) -> Iterator[None]:
+    """Makes one CheckpointError of what orbax cannot read in `folder`."""
     try:
         with orbax_leaves.silence():
-            yield folder
-    except (OSError, KeyError, ValueError) as error:
+            yield
+    except orbax_leaves.UNREADABLE as error:
         raise CheckpointError(
-            f"{folder}: got a step that cannot be read ({type(error).__name__}), expected one that "
-            "is complete; name an earlier one of checkpoints/, or fetch it again"
+            f"{folder}: got a folder that cannot be read ({type(error).__name__}), expected one "
+            f"that is complete; {cure}"
         ) from error
 
 

@@ -23,6 +23,7 @@ from jax.sharding import PartitionSpec as P
 from gem_jax import (
     checkpoint,
     dry_run,
+    frozen_folder,
     inspect_batches,
     log,
     processes,
@@ -111,8 +112,10 @@ def run(
         begun = None if own else begin(config, start, tx, mesh)
         write_run(config, run_dir, tokenizer, start)
         write_data(run_dir, mixture)
+        if begun:
+            frozen_folder.write(run_dir, begun[1])
         with checkpoint.checkpointer(run_dir, config.train.keep) as writer:
-            state, frozen = begun or resume.restore(writer, config, tx, mesh)
+            state, frozen = begun or resume.restore(writer, config, tx, mesh, init)
             seen = (label, services, profile)
             read = (tokenizer, mixture)
             _loop(Run(config, run_dir, *seen, *read, tx, mesh, writer, frozen), state)
