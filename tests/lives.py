@@ -1,7 +1,7 @@
 """A process that imports all of it once and forks a life of a run for every line of its input.
 
-A line is JSON: `config`, `run_dir`, and when to kill the life, if at all: `at` "row" or "save",
-`count` of them within this life, `delay_ms` after it. The answer is the life's exit status.
+A line is JSON: `config`, `run_dir`, and when to kill the life, if at all: `at` "frozen", "row" or
+"save", `count` of them within this life, `delay_ms` after it. The answer is the life's exit status.
 """
 
 from __future__ import annotations
@@ -17,10 +17,16 @@ from typing import Any
 
 
 def main() -> None:
-    from gem_jax import config, log, resume, train
+    from gem_jax import config, frozen_folder, log, resume, train
+
+    places = {
+        "frozen": (frozen_folder, "write"),
+        "row": (log, "append_metrics"),
+        "save": (resume, "save"),
+    }
 
     def arm(order: dict[str, Any]) -> None:
-        """Has the process killed a while after the `count`th row or save."""
+        """Has the process killed a while after the `count`th of them has begun."""
         left = order["count"]
 
         def after(function):
@@ -34,7 +40,7 @@ def main() -> None:
 
             return called
 
-        module, name = {"row": (log, "append_metrics"), "save": (resume, "save")}[order["at"]]
+        module, name = places[order["at"]]
         setattr(module, name, after(getattr(module, name)))
 
     def live(order: dict[str, Any]) -> int:

@@ -85,3 +85,24 @@ def test_kills_change_nothing(workers, kills, prepared, mother, uninterrupted, t
     assert checksum(run_dir) != checksum(run_dir, STEPS - 2), "the control: a step changes it"
     left = [entry.name for entry in checkpoint.steps_dir(run_dir).iterdir()]
     assert sorted(left) == [str(STEPS - 2), str(STEPS)]
+
+
+def test_kills_while_the_frozen_parameters_are_written_change_nothing(
+    prepared, mother, uninterrupted, tmp_path
+):
+    run_dir, rng = tmp_path / "run", np.random.default_rng(1)
+    config = to_dict(recipe(prepared))
+    inside = whole = 0
+    for number in range(20):
+        order = {"at": "frozen", "count": 1, "delay_ms": float(rng.uniform(0, 10 * number))}
+        status = lives.live(mother, config=config, run_dir=str(run_dir), **order)
+        assert status == -signal.SIGKILL, (number, order)
+        whole += checkpoint.frozen_dir(run_dir).is_dir()
+        inside += any(run_dir.glob("frozen.*tmp*"))
+        if inside and whole:
+            break
+    assert inside, "some kills fall inside it"
+    assert lives.live(mother, config=config, run_dir=str(run_dir)) == 0
+    assert not any(run_dir.glob("frozen.*"))
+    assert rows(run_dir) == rows(uninterrupted)
+    assert checksum(run_dir) == checksum(uninterrupted)
