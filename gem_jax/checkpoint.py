@@ -8,13 +8,10 @@ A CKPT on a command line is ROOT (its last complete step) or ROOT/checkpoints/N.
 An encoder alone has its own key instead of `model`, `vision` or `ecg`, and no tokenizer.
 """
 
-import functools
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,28 +22,25 @@ from jax.sharding import NamedSharding, PartitionSpec
 from orbax.checkpoint import v1 as ocp
 
 from gem_jax import orbax_leaves
-from gem_jax.config import (
-    ConfigError,
-    LoraConfig,
-    from_dict,
-    model_from_dict,
-    read_json,
-    to_dict,
-)
+from gem_jax.config import LoraConfig, from_dict, model_from_dict, read_json, to_dict
 from gem_jax.lora import is_factor, kernel_of, merged_leaves
 from gem_jax.models.clip import ClipConfig
 from gem_jax.models.ecg import EcgConfig
 from gem_jax.models.gem import GemConfig, abstract_params
 from gem_jax.orbax_leaves import Shapes
 from gem_jax.paths import flat, nested, part_of
+from gem_jax.step_folders import (
+    FETCH,
+    CheckpointError,
+    Located,
+    complete_steps,
+    folders_of,
+    reading,
+    step_dir,
+    steps_dir,
+    united,
+)
 from gem_jax.whole import whole_folder
-
-FETCH = "name an earlier one of checkpoints/, or fetch it again"
-MAKE_AGAIN = "fetch it again, or give `gem-jax train` the run's --init once more to make it again"
-
-
-class CheckpointError(ConfigError):
-    """A folder that is not a checkpoint, or one that does not fit what reads it."""
 
 
 class Encoder(NamedTuple):
@@ -60,41 +54,6 @@ ENCODERS = {
     "vision": Encoder("an image encoder", ClipConfig),
     "ecg": Encoder("an ECG encoder", EcgConfig),
 }
-
-
-@dataclass(frozen=True)
-class Located:
-    """A checkpoint found on disk."""
-
-    root: Path
-    step: int
-
-    @property
-    def tokenizer(self) -> Path:
-        """The folder of its tokenizer."""
-        return self.root / "tokenizer"
-
-
-def steps_dir(root: Path) -> Path:
-    """Returns the folder that holds the steps of `root`, absolute as orbax wants it."""
-    return root.absolute() / "checkpoints"
-
-
-def step_dir(located: Located) -> Path:
-    """Returns the folder of the step."""
-    return steps_dir(located.root) / str(located.step)
-
-
-def frozen_dir(root: Path) -> Path:
-    """Returns the folder of the parameters that the run of `root` does not move."""
-    return root.absolute() / "frozen"
-
-
-def complete_steps(root: Path) -> list[int]:
-    """Returns the steps of `root` whose saving was finished, ascending: orbax renames last."""
-    folder = steps_dir(root)
-    names = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
-    return sorted(int(name) for name in names if name.isdecimal())
 
 
 def locate(path: Path) -> Located:
@@ -207,12 +166,12 @@ def saved_factors(located: Located) -> Shapes:
 
 
 def _known(located: Located) -> Shapes:
-    return _united(_folders(located), orbax_leaves.shapes)
+    return united(folders_of(located), orbax_leaves.shapes)
 
 
 def load_tree(located: Located) -> dict:
     """Returns the saved parameters, every part that the step has, on the default device."""
-    loaded = _united(_folders(located), lambda folder: flat(orbax_leaves.load_tree(folder)))
+    loaded = united(folders_of(located), lambda folder: flat(orbax_leaves.load_tree(folder)))
     return nested(merged_leaves(loaded, read_lora(located)))
 
 
@@ -233,7 +192,7 @@ def load_onto(located: Located, wanted: Shapes) -> dict[str, jax.Array]:
         for path in map(kernel_of, factors)
     }
     target = wanted | kernels | factors
-    loaded = _united(_folders(located), lambda folder: orbax_leaves.load_onto(folder, target))
+    loaded = united(folders_of(located), orbax_leaves.load_onto, target)
     if not factors:
         return loaded
     return {
@@ -252,11 +211,11 @@ def leaves(located: Located, shapes: Shapes) -> Iterator[tuple[str, np.ndarray]]
     The caller drops one before it asks for the next: then a batch is held at a time. Factors are
     merged into their kernels unless `shapes` names them.
     """
-    lora, folders = read_lora(located), _folders(located)
+    lora, folders = read_lora(located), folders_of(located)
     factors = {} if lora is None else saved_factors(located)
     for batch in orbax_leaves.batches(shapes.items()):
         merging = {path: leaf for path, leaf in factors.items() if kernel_of(path) in batch}
-        loaded = _united(folders, functools.partial(orbax_leaves.load, wanted=batch | merging))
+        loaded = united(folders, orbax_leaves.load, batch | merging)
         if merging:
             loaded = jax.device_get(merged_leaves(loaded, lora))
         for path in batch:
@@ -265,66 +224,8 @@ def leaves(located: Located, shapes: Shapes) -> Iterator[tuple[str, np.ndarray]]
 
 def saved_at(located: Located) -> int | None:
     """Returns when the step was saved, in ns: this tells two runs apart that lay in one place."""
-    with _reading(step_dir(located), FETCH):
+    with reading(step_dir(located), FETCH):
         return ocp.checkpointables_metadata(step_dir(located)).commit_timestamp_nsecs
-
-
-def frozen_of(located: Located) -> Path | None:
-    """Returns the folder of the parameters that the step goes with but does not hold, if any.
-
-    CheckpointError when it is missing, or not the one that the step was saved beside.
-    """
-    step, folder = step_dir(located), frozen_dir(located.root)
-    with _reading(step, FETCH):
-        expected = frozen_sums(step)
-    if not folder.is_dir():
-        if expected is None:
-            return None
-        raise CheckpointError(f"{folder}: is missing, expected what {step} lacks; {MAKE_AGAIN}")
-    with _reading(folder, MAKE_AGAIN):
-        found = frozen_sums(folder)
-    if found != expected:
-        raise CheckpointError(
-            f"{folder}: holds other parameters than {step} was saved beside, expected those of one "
-            f"run; {MAKE_AGAIN}"
-        )
-    return folder
-
-
-def frozen_sums(folder: Path) -> dict[str, int] | None:
-    """Returns the bit sums, by path, of the frozen parameters that a step goes with, or RUN/frozen.
-
-    None: the step says nothing of such.
-    """
-    return (ocp.checkpointables_metadata(folder).custom_metadata or {}).get("frozen")
-
-
-def _folders(located: Located) -> dict[Path, str]:
-    """Returns the orbax folders that hold the step's parameters, each with its cure."""
-    frozen = frozen_of(located)
-    return {step_dir(located): FETCH} | ({} if frozen is None else {frozen: MAKE_AGAIN})
-
-
-def _united(folders: dict[Path, str], read: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
-    """Returns what `read` finds in all of the folders, by path."""
-    found: dict[str, Any] = {}
-    for folder, cure in folders.items():
-        with _reading(folder, cure):
-            found |= read(folder)
-    return found
-
-
-@contextmanager
-def _reading(folder: Path, cure: str) -> Iterator[None]:
-    """Makes one CheckpointError of what orbax cannot read in `folder`."""
-    try:
-        with orbax_leaves.silence():
-            yield
-    except orbax_leaves.UNREADABLE as error:
-        raise CheckpointError(
-            f"{folder}: got a folder that cannot be read ({type(error).__name__}), expected one "
-            f"that is complete; {cure}"
-        ) from error
 
 
 def checkpointer(root: Path, keep: int) -> ocp.training.Checkpointer:

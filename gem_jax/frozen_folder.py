@@ -15,20 +15,20 @@ from orbax.checkpoint import v1 as ocp
 
 from gem_jax import processes, sharding
 from gem_jax.bit_sums import sums_by_path
-from gem_jax.checkpoint import (
+from gem_jax.checkpoint import locate_any
+from gem_jax.config import Config
+from gem_jax.optimizer import split
+from gem_jax.orbax_leaves import PARAMS, UNREADABLE, silence
+from gem_jax.start import param_shapes, placed_params
+from gem_jax.step_folders import (
     MAKE_AGAIN,
     CheckpointError,
     Located,
     frozen_dir,
     frozen_of,
     frozen_sums,
-    locate_any,
     step_dir,
 )
-from gem_jax.config import Config
-from gem_jax.optimizer import split
-from gem_jax.orbax_leaves import PARAMS, UNREADABLE, silence
-from gem_jax.start import param_shapes, placed_params
 
 
 def write(run_dir: Path, frozen: dict) -> None:

@@ -18,7 +18,12 @@ from orbax.checkpoint import v1 as ocp
 
 from gem_jax import frozen_folder, processes, sharding
 from gem_jax.bit_sums import summed, sums
-from gem_jax.checkpoint import (
+from gem_jax.config import Config
+from gem_jax.optimizer import split
+from gem_jax.orbax_leaves import UNREADABLE, silence
+from gem_jax.start import param_shapes
+from gem_jax.step import TrainState, fresh_state
+from gem_jax.step_folders import (
     CheckpointError,
     Located,
     complete_steps,
@@ -26,11 +31,6 @@ from gem_jax.checkpoint import (
     frozen_sums,
     step_dir,
 )
-from gem_jax.config import Config
-from gem_jax.optimizer import split
-from gem_jax.orbax_leaves import UNREADABLE, silence
-from gem_jax.start import param_shapes
-from gem_jax.step import TrainState, fresh_state
 
 
 def saved_state(state: TrainState) -> dict[str, Any]:

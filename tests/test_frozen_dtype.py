@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import tiny
-from gem_jax import checkpoint, cli, log, lora, sharding, train
+from gem_jax import checkpoint, cli, log, lora, orbax_leaves, sharding, step_folders, train
 from gem_jax.config import Config, ConfigError, LoraConfig, MeshConfig
 from gem_jax.optimizer import split
 from gem_jax.paths import flat
@@ -49,8 +49,8 @@ def stored(run_dir: Path, step: int = 4) -> dict[str, np.ndarray]:
     """The parameters as they lie there, factors beside kernels."""
     located = checkpoint.Located(run_dir, step)
     shapes = checkpoint.saved_shapes(located) | checkpoint.saved_factors(located)
-    frozen = checkpoint.orbax_leaves.load(checkpoint.frozen_dir(run_dir), shapes)
-    return frozen | checkpoint.orbax_leaves.load(checkpoint.step_dir(located), shapes)
+    frozen = orbax_leaves.load(step_folders.frozen_dir(run_dir), shapes)
+    return frozen | orbax_leaves.load(step_folders.step_dir(located), shapes)
 
 
 def nbytes(leaves: dict) -> int:
@@ -96,7 +96,7 @@ def test_parts_at_random_are_held_alike(prepared):
 def test_a_run_leaves_it_as_it_was(ran):
     before, after = stored(ran, 2), stored(ran)
     frozen = {path for path in after if after[path].dtype == jnp.bfloat16}
-    assert frozen and frozen == checkpoint.frozen_sums(checkpoint.frozen_dir(ran)).keys()
+    assert frozen and frozen == step_folders.frozen_sums(step_folders.frozen_dir(ran)).keys()
     for path in frozen:
         assert after[path].tobytes() == rounded(flat(tiny.params())[path]).tobytes(), path
     changed = {path for path in after if before[path].tobytes() != after[path].tobytes()}

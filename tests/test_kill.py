@@ -12,7 +12,7 @@ import pytest
 
 import lives
 import tiny
-from gem_jax import checkpoint, log
+from gem_jax import checkpoint, log, step_folders
 from gem_jax.config import Config, to_dict
 from gem_jax.paths import flat
 
@@ -97,7 +97,7 @@ def test_kills_while_the_frozen_parameters_are_written_change_nothing(
         order = {"at": "frozen", "count": 1, "delay_ms": float(rng.uniform(0, 10 * number))}
         status = lives.live(mother, config=config, run_dir=str(run_dir), **order)
         assert status == -signal.SIGKILL, (number, order)
-        whole += checkpoint.frozen_dir(run_dir).is_dir()
+        whole += step_folders.frozen_dir(run_dir).is_dir()
         inside += any(run_dir.glob("frozen.*tmp*"))
         if inside and whole:
             break

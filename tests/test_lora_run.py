@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import tiny
-from gem_jax import checkpoint, log, lora, orbax_leaves, train
+from gem_jax import checkpoint, log, lora, orbax_leaves, step_folders, train
 from gem_jax.config import LoraConfig
 from gem_jax.models.gem import Gem, abstract_params
 from gem_jax.paths import flat, nested
@@ -41,7 +41,7 @@ def told(run_dir: Path):
 
 def stored(run_dir: Path, step: int) -> dict[str, np.ndarray]:
     """Returns the parameters as they lie there, factors beside kernels."""
-    folders = checkpoint.steps_dir(run_dir) / str(step), checkpoint.frozen_dir(run_dir)
+    folders = checkpoint.steps_dir(run_dir) / str(step), step_folders.frozen_dir(run_dir)
     return {
         path: np.asarray(leaf)
         for folder in folders
@@ -61,8 +61,8 @@ def test_the_base_is_what_it_was_and_the_factors_are_not(whole):
     assert changed == moving
     assert any(map(lora.is_factor, moving))
     # What a step records of the base is taken from the device as it is then.
-    folders = [checkpoint.frozen_dir(whole), *checkpoint.steps_dir(whole).iterdir()]
-    one, *others = map(checkpoint.frozen_sums, folders)
+    folders = [step_folders.frozen_dir(whole), *checkpoint.steps_dir(whole).iterdir()]
+    one, *others = map(step_folders.frozen_sums, folders)
     assert len(others) == 2 and all(other == one for other in others)
     assert one.keys() == after.keys() - moving
 
