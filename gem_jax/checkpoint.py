@@ -1,7 +1,8 @@
 """Checkpoints on disk: a run directory with config.json, tokenizer/ and orbax steps.
 
 ROOT/config.json holds `model` (and, for a run, the whole Config); ROOT/tokenizer/ the tokenizer;
-ROOT/checkpoints/N/ the parameters, and for a run the optimizer's and the data iterator's state.
+ROOT/checkpoints/N/ the parameters, and for a run the optimizer's state. Parameters that a run does
+not move lie once in ROOT/frozen/, and not in its steps: all that is read here has both.
 A LoRA run's factors lie beside their kernels; all that is read here has them merged.
 A CKPT on a command line is ROOT (its last complete step) or ROOT/checkpoints/N.
 An encoder alone has its own key instead of `model`, `vision` or `ecg`, and no tokenizer.
@@ -11,8 +12,6 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,25 +22,25 @@ from jax.sharding import NamedSharding, PartitionSpec
 from orbax.checkpoint import v1 as ocp
 
 from gem_jax import orbax_leaves
-from gem_jax.config import (
-    ConfigError,
-    LoraConfig,
-    from_dict,
-    model_from_dict,
-    read_json,
-    to_dict,
-)
-from gem_jax.lora import is_factor, kernel_of, merged, merged_leaves
+from gem_jax.config import LoraConfig, from_dict, model_from_dict, read_json, to_dict
+from gem_jax.lora import is_factor, kernel_of, merged_leaves
 from gem_jax.models.clip import ClipConfig
 from gem_jax.models.ecg import EcgConfig
 from gem_jax.models.gem import GemConfig, abstract_params
 from gem_jax.orbax_leaves import Shapes
-from gem_jax.paths import flat, part_of
+from gem_jax.paths import flat, nested, part_of
+from gem_jax.step_folders import (
+    FETCH,
+    CheckpointError,
+    Located,
+    complete_steps,
+    folders_of,
+    reading,
+    step_dir,
+    steps_dir,
+    united,
+)
 from gem_jax.whole import whole_folder
-
-
-class CheckpointError(ConfigError):
-    """A folder that is not a checkpoint, or one that does not fit what reads it."""
 
 
 class Encoder(NamedTuple):
@@ -55,31 +54,6 @@ ENCODERS = {
     "vision": Encoder("an image encoder", ClipConfig),
     "ecg": Encoder("an ECG encoder", EcgConfig),
 }
-
-
-@dataclass(frozen=True)
-class Located:
-    """A checkpoint found on disk."""
-
-    root: Path
-    step: int
-
-    @property
-    def tokenizer(self) -> Path:
-        """The folder of its tokenizer."""
-        return self.root / "tokenizer"
-
-
-def steps_dir(root: Path) -> Path:
-    """Returns the folder that holds the steps of `root`, absolute as orbax wants it."""
-    return root.absolute() / "checkpoints"
-
-
-def complete_steps(root: Path) -> list[int]:
-    """Returns the steps of `root` whose saving was finished, ascending: orbax renames last."""
-    folder = steps_dir(root)
-    names = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
-    return sorted(int(name) for name in names if name.isdecimal())
 
 
 def locate(path: Path) -> Located:
@@ -182,23 +156,23 @@ def whole_shapes(located: Located, config: GemConfig) -> Shapes:
 
 
 def saved_shapes(located: Located) -> Shapes:
-    """Returns shape and dtype of each parameter that the step holds, factors merged."""
-    with _reading(located) as folder:
-        return {
-            path: leaf for path, leaf in orbax_leaves.shapes(folder).items() if not is_factor(path)
-        }
+    """Returns shape and dtype of each parameter of the step, factors merged."""
+    return {path: leaf for path, leaf in _known(located).items() if not is_factor(path)}
 
 
 def saved_factors(located: Located) -> Shapes:
-    """Returns shape and dtype of each factor of LoRA that the step holds."""
-    with _reading(located) as folder:
-        return {path: leaf for path, leaf in orbax_leaves.shapes(folder).items() if is_factor(path)}
+    """Returns shape and dtype of each factor of LoRA of the step."""
+    return {path: leaf for path, leaf in _known(located).items() if is_factor(path)}
+
+
+def _known(located: Located) -> Shapes:
+    return united(folders_of(located), orbax_leaves.shapes)
 
 
 def load_tree(located: Located) -> dict:
-    """Returns the saved parameters, every part that the step holds, on the default device."""
-    with _reading(located) as folder:
-        return merged(orbax_leaves.load_tree(folder), read_lora(located))
+    """Returns the saved parameters, every part that the step has, on the default device."""
+    loaded = united(folders_of(located), lambda folder: flat(orbax_leaves.load_tree(folder)))
+    return nested(merged_leaves(loaded, read_lora(located)))
 
 
 def load_onto(located: Located, wanted: Shapes) -> dict[str, jax.Array]:
@@ -207,18 +181,18 @@ def load_onto(located: Located, wanted: Shapes) -> dict[str, jax.Array]:
     Each comes in the dtype and onto the devices that `wanted` says; no device holds more. What is
     merged is rounded once.
     """
-    lora, saved = read_lora(located), saved_shapes(located)
+    lora, saved = read_lora(located), _known(located)
     factors = {
         path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=_whole(wanted[kernel_of(path)]))
-        for path, leaf in saved_factors(located).items()
-        if kernel_of(path) in wanted
+        for path, leaf in saved.items()
+        if is_factor(path) and kernel_of(path) in wanted
     }
     kernels = {
         path: wanted[path].update(dtype=jnp.promote_types(wanted[path].dtype, saved[path].dtype))
         for path in map(kernel_of, factors)
     }
-    with _reading(located) as folder:
-        loaded = orbax_leaves.load_onto(folder, wanted | kernels | factors)
+    target = wanted | kernels | factors
+    loaded = united(folders_of(located), orbax_leaves.load_onto, target)
     if not factors:
         return loaded
     return {
@@ -237,12 +211,11 @@ def leaves(located: Located, shapes: Shapes) -> Iterator[tuple[str, np.ndarray]]
     The caller drops one before it asks for the next: then a batch is held at a time. Factors are
     merged into their kernels unless `shapes` names them.
     """
-    lora = read_lora(located)
+    lora, folders = read_lora(located), folders_of(located)
     factors = {} if lora is None else saved_factors(located)
     for batch in orbax_leaves.batches(shapes.items()):
         merging = {path: leaf for path, leaf in factors.items() if kernel_of(path) in batch}
-        with _reading(located) as folder:
-            loaded = orbax_leaves.load(folder, batch | merging)
+        loaded = united(folders, orbax_leaves.load, batch | merging)
         if merging:
             loaded = jax.device_get(merged_leaves(loaded, lora))
         for path in batch:
@@ -251,22 +224,8 @@ def leaves(located: Located, shapes: Shapes) -> Iterator[tuple[str, np.ndarray]]
 
 def saved_at(located: Located) -> int | None:
     """Returns when the step was saved, in ns: this tells two runs apart that lay in one place."""
-    with _reading(located) as folder:
-        return ocp.checkpointables_metadata(folder).commit_timestamp_nsecs
-
-
-@contextmanager
-def _reading(located: Located) -> Iterator[Path]:
-    """Yields the step's folder; what orbax cannot read in it becomes one CheckpointError."""
-    folder = steps_dir(located.root) / str(located.step)
-    try:
-        with orbax_leaves.silence():
-            yield folder
-    except (OSError, KeyError, ValueError) as error:
-        raise CheckpointError(
-            f"{folder}: got a step that cannot be read ({type(error).__name__}), expected one that "
-            "is complete; name an earlier one of checkpoints/, or fetch it again"
-        ) from error
+    with reading(step_dir(located), FETCH):
+        return ocp.checkpointables_metadata(step_dir(located)).commit_timestamp_nsecs
 
 
 def checkpointer(root: Path, keep: int) -> ocp.training.Checkpointer:

@@ -176,7 +176,7 @@ class TrainConfig:
     """After so many steps, and after the last, evaluate on `data.held_out` and save."""
     grow_vocab: bool = False
     """Give the start's vocabulary rows up to `model.llm.vocab_size`: the mean of its own."""
-    frozen_dtype: Literal["bfloat16", "float16", "float32"] | None = None
+    frozen_dtype: str | None = None
     """What parameters that do not move are held and saved in; None: in the model's `param_dtype`.
     Those that move, and all that is computed with, keep theirs."""
 

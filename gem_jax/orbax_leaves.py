@@ -15,6 +15,8 @@ from gem_jax.paths import flat, nested
 # A run saves its parameters beside the optimizer's state; orbax names those saved one by one.
 PARAMS = "params"
 PARAMS_ALONE = "state"
+# What orbax raises for a file that is missing, cut off or no longer what was written.
+UNREADABLE = (OSError, KeyError, ValueError)
 CHUNK_BYTES = 100_000_000
 BATCH_BYTES = 100_000_000
 # Shape and dtype of parameters by their paths.
@@ -40,22 +42,25 @@ def load_tree(folder: Path) -> dict:
 
 
 def load(folder: Path, wanted: Shapes) -> dict[str, np.ndarray]:
-    """Returns the parameters that are `wanted`, in host memory, by path."""
+    """Returns those of the parameters `wanted` that it holds, in host memory, by path."""
     target = {path: np.empty(leaf.shape, leaf.dtype) for path, leaf in wanted.items()}
     return _load(folder, target)
 
 
 def load_onto(folder: Path, wanted: Shapes) -> dict[str, jax.Array]:
-    """Returns the parameters that are `wanted` by path, each where its sharding says."""
+    """Returns those of the parameters `wanted` that it holds, each where its sharding says."""
     return _load(folder, wanted)
 
 
 def _load(folder: Path, target: dict[str, Any]) -> dict[str, Any]:
+    name, known = _known(folder)
+    held = {path: target[path] for path in flat(known) if path in target}
+    if not held:
+        return {}
     options = ocp.Context()
     options.pytree.loading.partial_load = True
-    name, _ = _known(folder)
     with options:
-        return flat(ocp.load_checkpointables(folder, {name: nested(target)})[name])
+        return flat(ocp.load_checkpointables(folder, {name: nested(held)})[name])
 
 
 def write(folder: Path, leaves: Iterable[tuple[str, Any]]) -> None:

@@ -1,7 +1,8 @@
 """What a run saves of its state, and how it goes on from it, on whatever mesh.
 
-A step's parameters, the optimizer's state and their sums lie in one orbax step. The data needs
-none: its batches follow from the seed and the step.
+The parameters that move, the optimizer's state and their sums lie in one orbax step, beside which
+RUN/frozen has the other parameters. The data needs none: its batches follow from the seed and the
+step.
 """
 
 import functools
@@ -11,50 +12,33 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from orbax.checkpoint import v1 as ocp
 
-from gem_jax import processes, sharding
-from gem_jax.checkpoint import CheckpointError, complete_steps
+from gem_jax import frozen_folder, processes, sharding
+from gem_jax.bit_sums import summed, sums
 from gem_jax.config import Config
-from gem_jax.optimizer import merge, split
-from gem_jax.orbax_leaves import silence
+from gem_jax.optimizer import split
+from gem_jax.orbax_leaves import UNREADABLE, silence
 from gem_jax.start import param_shapes
 from gem_jax.step import TrainState, fresh_state
+from gem_jax.step_folders import (
+    CheckpointError,
+    Located,
+    complete_steps,
+    frozen_dir,
+    frozen_sums,
+    step_dir,
+)
 
-# What orbax raises for a file that is missing, cut off or no longer what was written.
-UNREADABLE = (OSError, KeyError, ValueError)
 
-
-def saved_state(state: TrainState, frozen: dict) -> dict[str, Any]:
+def saved_state(state: TrainState) -> dict[str, Any]:
     """Returns what a step of the run's checkpoints holds, but for its sums."""
     return {
-        "params": merge(state.moving, frozen),
+        "params": state.moving,
         "optimizer": {"state": state.opt_state, "step": state.step},
     }
-
-
-def sums(saved: dict[str, Any]) -> jax.Array:
-    """Returns for each leaf the sum of its bits: what orbax reads back changed has another.
-
-    Whole numbers that wrap around: the order, and so the mesh, makes no difference.
-    """
-    # Whatever mesh the caller has set.
-    with jax.set_mesh(jax.tree.leaves(saved)[0].sharding.mesh):
-        return _summed(saved)
-
-
-@jax.jit
-def _summed(saved: dict[str, Any]) -> jax.Array:
-    def one(leaf: jax.Array) -> jax.Array:
-        if jnp.issubdtype(leaf.dtype, jnp.floating):
-            width = jnp.dtype(f"uint{8 * leaf.dtype.itemsize}")
-            leaf = jax.lax.bitcast_convert_type(leaf, width)
-        return jnp.sum(leaf.astype(jnp.uint32), dtype=jnp.uint32)
-
-    return jnp.stack([one(leaf) for leaf in jax.tree.leaves(saved)])
 
 
 def save(
@@ -68,13 +52,14 @@ def save(
 
     All processes call this. What goes wrong behind it is raised by that next call.
     """
-    saved = saved_state(state, frozen)
+    saved = saved_state(state)
     saved["optimizer"]["sums"] = sums(saved)
     writer.save_checkpointables_async(
         step,
         saved,
         force=True,
         metrics=None if heldout_loss is None else {"loss": heldout_loss},
+        custom_metadata=frozen_folder.record(frozen),
     )
 
 
@@ -83,23 +68,27 @@ def restore(
     config: Config,
     tx: optax.GradientTransformation,
     mesh: jax.sharding.Mesh,
+    init: Path | None = None,
 ) -> tuple[TrainState, dict]:
     """Returns (state, frozen) of the run's newest step that can be read, placed on the mesh.
 
-    Newer ones that cannot are told on stderr and set aside as N.damaged.
+    Newer ones that cannot are told on stderr and set aside as N.damaged. A lost or damaged
+    RUN/frozen is made again from the CKPT `init`.
 
     Raises:
-        CheckpointError: when none can be read, or one holds other arrays than the recipe has.
+        CheckpointError: when none can be read, one holds other arrays than the recipe has, or
+            RUN/frozen is not what the step goes with and cannot be made again.
     """
-    target = _target(config, tx, mesh)
+    run_dir, target = Path(writer.directory).parent, _target(config, tx, mesh)
     damaged: list[int] = []
-    for step in reversed(complete_steps(Path(writer.directory).parent)):
-        saved = _read(writer, step, target)
+    for step in reversed(complete_steps(run_dir)):
+        located = Located(run_dir, step)
+        saved = _read(writer, located, target)
         if saved is not None:
+            frozen = frozen_folder.restored(located, config, mesh, init)
             _set_aside(writer, damaged, step)
-            moving, frozen = split(saved["params"], config.train.trainable)
             kept = saved["optimizer"]
-            return TrainState(kept["step"], moving, kept["state"]), frozen
+            return TrainState(kept["step"], saved["params"], kept["state"]), frozen
         damaged.append(step)
     raise CheckpointError(
         f"{writer.directory}: got steps {damaged[::-1]} of which none can be read, expected one; "
@@ -110,10 +99,9 @@ def restore(
 def _target(config: Config, tx: optax.GradientTransformation, mesh: jax.sharding.Mesh) -> dict:
     """Returns shape, dtype and place of every array that a step holds."""
     shapes = param_shapes(config)
-    moving, frozen = split(shapes, config.train.trainable)
-    state = jax.eval_shape(functools.partial(fresh_state, tx), moving)
-    saved = saved_state(state, frozen)
-    saved["optimizer"]["sums"] = jax.eval_shape(_summed, saved)
+    moving, _ = split(shapes, config.train.trainable)
+    saved = saved_state(jax.eval_shape(functools.partial(fresh_state, tx), moving))
+    saved["optimizer"]["sums"] = jax.eval_shape(summed, saved)
     return jax.tree.map(
         lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
         saved,
@@ -121,16 +109,18 @@ def _target(config: Config, tx: optax.GradientTransformation, mesh: jax.sharding
     )
 
 
-def _read(writer: ocp.training.Checkpointer, step: int, target: dict) -> dict | None:
+def _read(writer: ocp.training.Checkpointer, located: Located, target: dict) -> dict | None:
     """Returns the saved state; None when it cannot be read or is no longer what was saved."""
-    saved = None
+    saved, folder = None, step_dir(located)
     try:
         with silence():
-            known = ocp.checkpointables_metadata(writer.directory / str(step)).metadata
+            known = ocp.checkpointables_metadata(folder).metadata
             # Where it knows of no array at all its list of them is lost, and loading says so.
             if all(jax.tree.leaves(known.get(name)) for name in target):
-                _refuse_other_arrays(f"{writer.directory / str(step)}", known, target)
-            saved = writer.load_checkpointables(step, target)
+                _refuse_other_arrays(f"{folder}", known, target)
+            # So is what it goes with, when there is such a folder and it knows of none.
+            if frozen_sums(folder) or not frozen_dir(located.root).is_dir():
+                saved = writer.load_checkpointables(located.step, target)
     except CheckpointError:
         raise
     except UNREADABLE:

@@ -17,6 +17,7 @@ import optax
 from gem_jax import (
     checkpoint,
     dry_run,
+    frozen_folder,
     inspect_batches,
     processes,
     resume,
@@ -81,8 +82,10 @@ def run(
         begun = None if own else begin(config, start, tx, mesh)
         write_run(config, run_dir, tokenizer, start)
         write_data(run_dir, mixture)
+        if begun:
+            frozen_folder.write(run_dir, begun[1])
         with checkpoint.checkpointer(run_dir, config.train.keep) as writer:
-            state, frozen = begun or resume.restore(writer, config, tx, mesh)
+            state, frozen = begun or resume.restore(writer, config, tx, mesh, init)
             seen = (label, services, profile)
             read = (tokenizer, mixture)
             loop(Run(config, run_dir, *seen, *read, tx, mesh, writer, frozen), state)

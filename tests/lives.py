@@ -1,8 +1,8 @@
 """A process that imports all of it once and forks a life of a run for every line of its input.
 
 A line is JSON: `config`, `run_dir`, and when to kill the life, if at all: `at` "file" (before it
-opens one of the run's to write, makes a folder or renames), "row" or "save", `count` of them within
-this life, `delay_ms` after it. The answer is the life's exit status.
+opens one of the run's to write, makes a folder or renames), "frozen", "row" or "save", `count` of
+them within this life, `delay_ms` after it. The answer is the life's exit status.
 """
 
 from __future__ import annotations
@@ -23,15 +23,20 @@ WRITES = ("open", "os.mkdir", "os.rename")
 def main() -> None:
     from multiprocessing import forkserver
 
-    from gem_jax import config, log, resume, row_workers, train
+    from gem_jax import config, frozen_folder, log, resume, row_workers, train
 
     # Each life would import all of it anew for its workers: they are given copies of one process.
     row_workers.prepare(1)
     private = forkserver._forkserver  # type: ignore[attr-defined]
     forkserver.ensure_running = private.ensure_running = lambda: None
+    places = {
+        "frozen": (frozen_folder, "write"),
+        "row": (log, "append_metrics"),
+        "save": (resume, "save"),
+    }
 
     def arm(order: dict[str, Any]) -> None:
-        """Has the process killed a while after the `count`th file, row or save."""
+        """Has the process killed a while after the `count`th of them."""
         left = order["count"]
 
         def one() -> None:
@@ -43,7 +48,7 @@ def main() -> None:
         if order["at"] == "file":
             sys.addaudithook(lambda *event: one() if writes(order["run_dir"], *event) else None)
         else:
-            module, name = {"row": (log, "append_metrics"), "save": (resume, "save")}[order["at"]]
+            module, name = places[order["at"]]
             setattr(module, name, after(one, getattr(module, name)))
 
     def live(order: dict[str, Any]) -> int:

@@ -93,7 +93,7 @@ def test_a_step_that_cannot_be_read_is_refused(saved, tmp_path):
     empty.mkdir(parents=True)
     (empty / "something").write_text("else")
     checkpoint.write_config(tmp_path, {"model": to_dict(tiny.MODEL)})
-    with pytest.raises(CheckpointError, match=r"checkpoints/3: got a step that cannot be read"):
+    with pytest.raises(CheckpointError, match=r"checkpoints/3: got a folder that cannot be read"):
         checkpoint.load_tree(locate(tmp_path))
 
 

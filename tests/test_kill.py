@@ -16,7 +16,7 @@ import pytest
 
 import lives
 import tiny
-from gem_jax import checkpoint, log
+from gem_jax import checkpoint, log, step_folders
 from gem_jax.config import Config, to_dict
 from gem_jax.paths import flat
 from test_row_workers import session
@@ -155,4 +155,24 @@ def test_signals_to_program_and_workers_alike_end_it_quietly(
     assert said == [[], ["gem-jax train: interrupted; run the same command again to go on"], []]
     assert len(rows(run_dir)) < STEPS, "the control: it was not over"
     assert lives.live(mother, config=to_dict(recipe(prepared)), run_dir=str(run_dir)) == 0
+    assert_the_same(run_dir, uninterrupted)
+
+
+def test_kills_while_the_frozen_parameters_are_written_change_nothing(
+    prepared, mother, uninterrupted, tmp_path
+):
+    run_dir, rng = tmp_path / "run", np.random.default_rng(1)
+    config = to_dict(recipe(prepared))
+    inside = whole = 0
+    for number in range(20):
+        order = {"at": "frozen", "count": 1, "delay_ms": float(rng.uniform(0, 10 * number))}
+        status = lives.live(mother, config=config, run_dir=str(run_dir), **order)
+        assert status == -signal.SIGKILL, (number, order)
+        whole += step_folders.frozen_dir(run_dir).is_dir()
+        inside += any(run_dir.glob("frozen.*tmp*"))
+        if inside and whole:
+            break
+    assert inside, "some kills fall inside it"
+    assert lives.live(mother, config=config, run_dir=str(run_dir)) == 0
+    assert not any(run_dir.glob("frozen.*"))
     assert_the_same(run_dir, uninterrupted)

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import tiny
-from gem_jax import checkpoint, log, lora, orbax_leaves, train
+from gem_jax import checkpoint, log, lora, orbax_leaves, step_folders, train
 from gem_jax.config import LoraConfig
 from gem_jax.models.gem import Gem, abstract_params
 from gem_jax.paths import flat, nested
@@ -41,8 +41,12 @@ def told(run_dir: Path):
 
 def stored(run_dir: Path, step: int) -> dict[str, np.ndarray]:
     """Returns the parameters as they lie there, factors beside kernels."""
-    folder = checkpoint.steps_dir(run_dir) / str(step)
-    return {path: np.asarray(x) for path, x in flat(orbax_leaves.load_tree(folder)).items()}
+    folders = checkpoint.steps_dir(run_dir) / str(step), step_folders.frozen_dir(run_dir)
+    return {
+        path: np.asarray(leaf)
+        for folder in folders
+        for path, leaf in flat(orbax_leaves.load_tree(folder)).items()
+    }
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +60,11 @@ def test_the_base_is_what_it_was_and_the_factors_are_not(whole):
     moving = {path for path in after if lora.is_factor(path) or path.startswith("mm_projector/")}
     assert changed == moving
     assert any(map(lora.is_factor, moving))
+    # What a step records of the base is taken from the device as it is then.
+    folders = [step_folders.frozen_dir(whole), *checkpoint.steps_dir(whole).iterdir()]
+    one, *others = map(step_folders.frozen_sums, folders)
+    assert len(others) == 2 and all(other == one for other in others)
+    assert one.keys() == after.keys() - moving
 
 
 def test_a_run_that_was_stopped_ends_as_the_uninterrupted(whole, prepared, tmp_path, monkeypatch):

@@ -80,7 +80,7 @@ def test_the_recipe_has_a_place_for_everything(spec):
         moving, frozen = split(param_shapes(config), config.train.trainable)
         tx = optimizer(config.optimizer, config.train.steps)
         fresh = jax.eval_shape(functools.partial(fresh_state, tx), moving)
-        state = resume.saved_state(fresh, frozen)
+        state = (resume.saved_state(fresh), frozen)
         placed = sharding.state_shardings(each, state, param_shapes(config))
         jax.tree.map(lambda leaf, where: where.shard_shape(leaf.shape), state, placed)
 

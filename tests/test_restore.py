@@ -10,72 +10,27 @@ from pathlib import Path
 
 import jax
 import numpy as np
-import optax
 import pytest
-from jax.sharding import AxisType, Mesh
+from jax.sharding import AxisType
 
 import tiny
-from gem_jax import checkpoint, resume, sharding
+from gem_jax import bit_sums, checkpoint, resume
 from gem_jax.checkpoint import CheckpointError
-from gem_jax.config import Config, LoraConfig
-from gem_jax.optimizer import optimizer, split
 from gem_jax.run_folder import write_run
-from gem_jax.start import param_shapes
-from gem_jax.step import TrainState, fresh_state
 from gem_jax.tokenizer import load_tokenizer
 from gem_jax.weights.files import SINGLE
 from gem_jax.weights.save import main as export
-
-ALIGNMENT = tiny.changed(tiny.instruct(), train={"trainable": ("ecg_projector", "mm_projector")})
-KINDS = {
-    "instruct": tiny.instruct(),
-    "alignment": ALIGNMENT,
-    "lora": tiny.dataclasses.replace(ALIGNMENT, lora=LoraConfig(rank=2, alpha=4.0)),
-    "pretrain": tiny.pretrain(),
-}
-
-
-def mesh_of(*sizes: int) -> Mesh:
-    """A mesh of the first devices."""
-    devices = np.array(jax.devices()[: np.prod(sizes)]).reshape(sizes)
-    return Mesh(devices, sharding.AXES, axis_types=(AxisType.Auto,) * 3)
-
-
-def tx_of(config: Config) -> optax.GradientTransformation:
-    return optimizer(config.optimizer, config.train.steps)
-
-
-def state_of(config: Config, mesh: Mesh, step: int) -> tuple[TrainState, dict]:
-    """A state in which every number is another, and another at each step."""
-    moving, frozen = split(tiny.drawn(param_shapes(config)), config.train.trainable)
-    state = fresh_state(tx_of(config), moving)
-    whole = resume.saved_state(state, frozen)
-    rng = np.random.default_rng(step)
-    drawn = jax.tree.map(
-        lambda leaf: np.asarray(rng.normal(size=leaf.shape) * 9).astype(leaf.dtype), whole
-    )
-    where = sharding.state_shardings(mesh, drawn, drawn["params"])
-    placed = jax.device_put(drawn, where)
-    moving, frozen = split(placed["params"], config.train.trainable)
-    return TrainState(placed["optimizer"]["step"], moving, placed["optimizer"]["state"]), frozen
-
-
-def save(run_dir: Path, config: Config, mesh: Mesh, *steps: int) -> Path:
-    with checkpoint.checkpointer(run_dir, keep=len(steps)) as writer:
-        for step in steps:
-            resume.save(writer, step, *state_of(config, mesh, step))
-    return run_dir
-
-
-def restored(run_dir: Path, config: Config, mesh: Mesh) -> tuple[TrainState, dict]:
-    with checkpoint.checkpointer(run_dir, keep=2) as writer:
-        return resume.restore(writer, config, tx_of(config), mesh)
-
-
-def assert_equal(got, expected) -> None:
-    assert jax.tree.structure(got) == jax.tree.structure(expected)
-    for one, other in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
-        assert np.asarray(one).tobytes() == np.asarray(other).tobytes()
+from states import (
+    KINDS,
+    assert_equal,
+    change_a_bit,
+    cut_off,
+    files_of,
+    mesh_of,
+    restored,
+    save,
+    state_of,
+)
 
 
 @pytest.mark.parametrize(
@@ -144,22 +99,6 @@ def test_another_structure_is_told_by_its_paths(tmp_path):
     assert checkpoint.complete_steps(tmp_path) == [2, 4]
 
 
-def files_of(folder: Path, pattern: str) -> list[Path]:
-    found = [path for path in folder.glob(pattern) if path.is_file()]
-    assert found
-    return found
-
-
-def cut_off(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-
-
-def change_a_bit(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
-
-
 DAMAGES: dict[str, tuple[str, Callable[[Path], None]]] = {
     "an array is gone": ("params/ocdbt.process_0/d/*", Path.unlink),
     "an array is cut off": ("params/ocdbt.process_0/d/*", cut_off),
@@ -167,6 +106,7 @@ DAMAGES: dict[str, tuple[str, Callable[[Path], None]]] = {
     "an array of the optimizer is gone": ("optimizer/d/*", Path.unlink),
     "the list of arrays is gone": ("params/_METADATA", Path.unlink),
     "the list of arrays is cut off": ("optimizer/_METADATA", cut_off),
+    "what it goes with is lost": ("_CHECKPOINT_METADATA", Path.unlink),
 }
 
 
@@ -220,15 +160,15 @@ def test_a_step_saved_in_pieces_is_exported_whole(prepared, tmp_path):
 
 
 def test_the_sums_see_every_bit_and_no_mesh():
-    state, frozen = state_of(KINDS["instruct"], mesh_of(1, 1, 1), 4)
-    saved = resume.saved_state(state, frozen)
-    expected = np.asarray(resume.sums(saved))
-    spread = resume.saved_state(*state_of(KINDS["instruct"], mesh_of(2, 2, 2), 4))
-    assert np.array_equal(resume.sums(spread), expected)
+    state, _ = state_of(KINDS["instruct"], mesh_of(1, 1, 1), 4)
+    saved = resume.saved_state(state)
+    expected = np.asarray(bit_sums.sums(saved))
+    spread = resume.saved_state(state_of(KINDS["instruct"], mesh_of(2, 2, 2), 4)[0])
+    assert np.array_equal(bit_sums.sums(spread), expected)
     assert len(set(expected.tolist())) > 0.9 * len(expected)
     name = functools.reduce(lambda tree, key: tree[key], ("llm", "norm"), saved["params"])
     name["scale"] = np.nextafter(name["scale"], np.float32(9e9))
-    assert (np.asarray(resume.sums(saved)) != expected).sum() == 1
+    assert (np.asarray(bit_sums.sums(saved)) != expected).sum() == 1
 
 
 def test_the_best_step_is_kept_beside_the_last(tmp_path):

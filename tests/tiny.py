@@ -125,9 +125,9 @@ def params(stage_0: bool = False) -> dict:
     return drawn(param_shapes(pretrain() if stage_0 else instruct()))
 
 
-def drawn(shapes: dict) -> dict:
+def drawn(shapes: dict, seed: int = 0) -> dict:
     """Returns a tree of these shapes, drawn by numpy: compiling an initialiser takes seconds."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     made = {}
     for path, leaf in flat(shapes).items():
         wide = leaf.shape[-2] if len(leaf.shape) > 1 else 25

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import TypeVar
 
 import jax
+import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 
@@ -12,8 +13,12 @@ from gem_jax.models.clip import ClipConfig
 from gem_jax.models.ecg import EcgConfig
 from gem_jax.models.gem import GemConfig
 from gem_jax.models.llm import LlmConfig
+from gem_jax.paths import part_of
 from gem_jax.weights.files import Dtype, WeightsError
 
+# The part of a config that tells the dtype of a part of the parameters; `llm` that of all others.
+OWNERS = {"ecg_tower": "ecg", "vision_tower": "vision"}
+Shapes = Mapping[str, jax.ShapeDtypeStruct]
 Part = TypeVar("Part", bound=ClipConfig | EcgConfig | LlmConfig)
 
 
@@ -39,6 +44,28 @@ def with_dtype(config: Part, stored: str) -> Part:
     return dataclasses.replace(config, param_dtype=stored, dtype=compute)
 
 
+def widened(config: GemConfig, shapes: Shapes) -> tuple[GemConfig, Shapes]:
+    """Returns both with one dtype for each tower and one for all else, which loses no bit of any.
+
+    A run may hold what moves in another dtype than what does not; official layouts know of one.
+    """
+    owners = {path: OWNERS.get(part_of(path), "llm") for path in shapes}
+    dtypes: dict[str, np.dtype] = {}
+    for path, owner in owners.items():
+        dtype = shapes[path].dtype
+        dtypes[owner] = jnp.promote_types(dtypes.get(owner, dtype), dtype)
+    typed = {
+        owner: with_dtype(getattr(config, owner), dtype.name)
+        for owner, dtype in dtypes.items()
+        if getattr(config, owner).param_dtype != dtype.name
+    }
+    wide = {
+        path: jax.ShapeDtypeStruct(leaf.shape, dtypes[owners[path]])
+        for path, leaf in shapes.items()
+    }
+    return dataclasses.replace(config, **typed), wide
+
+
 def converted(name: str, tensor: np.ndarray, dtype: np.dtype) -> np.ndarray:
     """Returns the tensor in `dtype`, rounded to nearest; itself where it has that already.
 
@@ -58,9 +85,7 @@ def converted(name: str, tensor: np.ndarray, dtype: np.dtype) -> np.ndarray:
     return rounded
 
 
-def all_in(
-    dtype: Dtype, shapes: Mapping[str, jax.ShapeDtypeStruct]
-) -> dict[str, jax.ShapeDtypeStruct]:
+def all_in(dtype: Dtype, shapes: Shapes) -> dict[str, jax.ShapeDtypeStruct]:
     """Returns the same shapes, all of them in `dtype`."""
     return {
         path: leaf if dtype == "keep" else jax.ShapeDtypeStruct(leaf.shape, dtype)

@@ -27,11 +27,12 @@ def main(
             an encoder alone, CLIP's folder, or the two files that GEM's mm_ecg_tower names. A LoRA
             run is merged. `peft` is its adapter alone, with the projectors that it trained; its
             base_model_name_or_path is the name of the folder that the base was imported from.
-        dtype: What the tensors become; `keep` rounds nothing.
+        dtype: What the tensors become; `keep` rounds nothing. The language model and projectors
+            then have one dtype, the wider one of a run that holds what is frozen in another.
     """
     # Here, not above: `--help` need not wait for JAX.
     from gem_jax.checkpoint import leaves, locate_any, read_model_config, read_source, whole_shapes
-    from gem_jax.weights.dtypes import all_in, retyped
+    from gem_jax.weights.dtypes import all_in, retyped, widened
     from gem_jax.weights.model_card import describe
     from gem_jax.weights.progress import nbytes, track
     from gem_jax.weights.towers import export_tower
@@ -49,7 +50,8 @@ def main(
     config = read_model_config(located)
     saved = whole_shapes(located, config)
     source = read_source(located)
-    export = Export(retyped(config, dtype), all_in(dtype, saved), located.tokenizer, source)
+    config, wide = widened(config, saved)
+    export = Export(retyped(config, dtype), all_in(dtype, wide), located.tokenizer, source)
     write_official(dest, export, track(leaves(located, saved), nbytes(saved), "export"))
     print(f"{dest}: exported {describe(saved)} in the {layout} layout", file=sys.stderr)
 
