@@ -19,8 +19,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from gem_jax.config import ConfigError
 from gem_jax.models.gem import Batch, Gem, GemConfig
-from gem_jax.models.layers import causal_mask
-from gem_jax.models.llm import Cache, empty_cache
+from gem_jax.models.llm import Cache, apart
 from gem_jax.sampling import GREEDY, Sampling, choose
 from gem_jax.stops import Decode, cut, settled, within
 
@@ -226,12 +225,9 @@ def _prefill(plan: Plan, params: dict, batch: Batch, rows: Rows) -> State:
     """Returns the state with the first token of every answer."""
     count, prompt = batch.tokens.shape
     # The last token of an answer is never read.
-    further = plan.max_new_tokens - 1
-    mask = causal_mask(batch.segments, plan.config.llm.sliding_window)
-    mask = jnp.pad(mask, ((0, 0), (0, 0), (0, 0), (0, further)))
-    cache = empty_cache(plan.config.llm, count, prompt + further)
+    slots = prompt + plan.max_new_tokens - 1
     prefilled: Any = Gem(plan.config).apply(
-        {"params": params}, batch, mask, cache, rows.lengths - 1, method="prefill"
+        {"params": params}, batch, rows.lengths - 1, slots, method="prefill"
     )
     logits, cache = prefilled
     new = jnp.full((count, plan.max_new_tokens), NOTHING, jnp.int32)
@@ -242,13 +238,17 @@ def _prefill(plan: Plan, params: dict, batch: Batch, rows: Rows) -> State:
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=3)
 def _decode(plan: Plan, params: dict, rows: Rows, state: State, until: Int[Array, ""]) -> State:
     """Returns the state when `until` tokens are there, or all rows are done."""
+    stacked = params["llm"]["layers"]
+    # XLA's CPU backend copies what it takes from a stack: once here, not for every token. Other
+    # backends read it where it lies, and a copy would cost the memory of a second model.
+    copied = apart(stacked) if jax.default_backend() == "cpu" else None
 
     def going_on(state: State) -> Bool[Array, ""]:
         return (state.count < until) & ~state.done.all()
 
     def step(state: State) -> State:
         at = state.count - 1
-        slots = state.cache["k"].shape[2]
+        slots = state.cache[0]["k"].shape[2]
         prompt = slots - (plan.max_new_tokens - 1)
         token = jnp.maximum(state.new[:, at], 0)
         mask = _readable(rows.lengths, prompt, slots, at, plan.config.llm.sliding_window)
@@ -257,6 +257,7 @@ def _decode(plan: Plan, params: dict, rows: Rows, state: State, until: Int[Array
             token,
             rows.lengths + at,
             mask,
+            copied or apart(stacked),
             state.cache,
             prompt + at,
             method="decode",

@@ -15,7 +15,14 @@ import tiny
 from gem_jax.models.clip import ClipConfig, ClipEncoder
 from gem_jax.models.ecg import EcgConfig, EcgEncoder
 from gem_jax.models.gem import Gem, abstract_batch, abstract_params
-from gem_jax.models.layers import Projector, attention, causal_mask, projector_depth, rope
+from gem_jax.models.layers import (
+    Projector,
+    attention,
+    causal_mask,
+    projector_depth,
+    rope,
+    rotations,
+)
 from gem_jax.models.llm import REMAT, Llm, LlmConfig
 from gem_jax.models.pretrain import Pretrain
 from gem_jax.paths import flat
@@ -149,14 +156,15 @@ def test_the_selected_layer_is_counted_from_the_end():
 def test_rope_depends_on_distance_alone():
     q, k = jax.random.normal(jax.random.key(0), (2, 1, 1, 1, 8))
 
+    def turns(at):
+        return rotations(jnp.array([[at]]), 4, 10_000.0)
+
     def product(at, of):
-        return float(
-            (rope(q, jnp.array([[at]]), 10_000.0) * rope(k, jnp.array([[of]]), 10_000.0)).sum()
-        )
+        return float((rope(q, turns(at)) * rope(k, turns(of))).sum())
 
     assert product(7, 3) == pytest.approx(product(104, 100), abs=1e-4)
     assert product(7, 3) != pytest.approx(product(7, 4), abs=1e-3)
-    np.testing.assert_array_equal(rope(q, jnp.zeros((1, 1), int), 1e4), q)
+    np.testing.assert_array_equal(rope(q, turns(0)), q)
 
 
 def test_segments_do_not_see_each_other():

@@ -10,6 +10,7 @@ Axes: B batch, T tokens, E ECGs of a row, I image tiles of a row, L leads, N sam
 F features of a row, D hidden width, V vocabulary.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +23,7 @@ from jaxtyping import Array, Bool, Float, Int
 from gem_jax.models.clip import ClipConfig, ClipEncoder
 from gem_jax.models.ecg import EcgConfig, EcgEncoder
 from gem_jax.models.layers import Projector, causal_mask, projector_depth
-from gem_jax.models.llm import Cache, Llm, LlmConfig
+from gem_jax.models.llm import Cache, Llm, LlmConfig, Made, cache_of
 
 CHOICES = {
     "image_mode": ("ori", "pad", "anyres"),
@@ -201,32 +202,35 @@ class Gem(nn.Module):
         return jnp.where(batch.media_index[..., None] >= 0, placed, text)
 
     def prefill(
-        self, batch: Batch, mask: Bool[Array, "B 1 T S"], cache: Cache, last: Int[Array, "B"]
+        self, batch: Batch, last: Int[Array, "B"], slots: int
     ) -> tuple[Float[Array, "B V"], Cache]:
-        """Returns (logits of each prompt's `last` token, the cache written from its start)."""
-        embedded = self.embed(batch)
-        logits, written = self.llm(embedded, batch.positions, mask, cache, only=last)
-        assert written is not None
-        return logits[:, 0], written
+        """Returns (logits of each prompt's `last` token, a cache of `slots` with the prompts)."""
+        hidden, made = self._pass(batch)
+        of_last = jnp.take_along_axis(hidden, last[:, None, None], axis=1)
+        return self.llm.logits(of_last)[:, 0], cache_of(made, slots)
 
     def decode(
         self,
         token: Int[Array, "B"],
         position: Int[Array, "B"],
         mask: Bool[Array, "B S"],
+        layers: Sequence[dict],
         cache: Cache,
         start: Int[Array, ""] | int,
     ) -> tuple[Float[Array, "B V"], Cache]:
         """Returns (logits, cache) of one text token a row that continues what the cache holds."""
-        embedded = self.llm.embed(token[:, None])
-        logits, written = self.llm(embedded, position[:, None], mask[:, None, None], cache, start)
-        assert written is not None
-        return logits[:, 0], written
+        embedded, seen = self.llm.embed(token[:, None]), mask[:, None, None]
+        at = position[:, None]
+        hidden, cache = self.llm.next_hidden(embedded, at, seen, layers, cache, start)
+        return self.llm.logits(hidden)[:, 0], cache
 
     def hidden(self, batch: Batch) -> Float[Array, "B T D"]:
         """Returns the hidden states that the logits are read from."""
+        return self._pass(batch)[0]
+
+    def _pass(self, batch: Batch) -> tuple[Float[Array, "B T D"], Made]:
         mask = causal_mask(batch.segments, self.config.llm.sliding_window)
-        return self.llm.hidden(self.embed(batch), batch.positions, mask)[0]
+        return self.llm.hidden(self.embed(batch), batch.positions, mask)
 
     def logits(self, hidden: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
         """Returns the logits of hidden states, of all tokens or of some."""
