@@ -199,7 +199,7 @@ def test_a_llava_adapter_brings_its_projector_in_a_file_of_its_own(tmp_path):
     torch.save(
         {"mm_projector.0.weight": torch.from_numpy(brought)}, folder / "non_lora_trainables.bin"
     )
-    with pytest.raises(WeightsError, match=r"1 unknown tensors: mm_projector\.0"):
+    with pytest.raises(WeightsError, match=r"1 unknown tensor: mm_projector\.0"):
         plan_import(GEM, Added(adapter=folder))
 
 
