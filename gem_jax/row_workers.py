@@ -9,7 +9,7 @@ import functools
 import multiprocessing
 import signal
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import forkserver, resource_tracker
@@ -82,13 +82,14 @@ def rows_of(
     if not count:
         yield make
         return
-    with _unasked():
-        started = tuple(_started(make, _share(numbers, each, count)) for each in range(count))
+    started: list[Worker] = []
     end = functools.partial(_end, started)
     # A program that ends without closing its batches would wait for them.
     atexit.register(end)
     try:
-        yield Received(started)
+        with _unasked():
+            started += (_started(make, _share(numbers, each, count)) for each in range(count))
+        yield Received(tuple(started))
     finally:
         end()
         atexit.unregister(end)
@@ -122,7 +123,7 @@ def _work(make: grain.transforms.Map, numbers: range, rows: Connection) -> None:
         return
 
 
-def _end(workers: tuple[Worker, ...]) -> None:
+def _end(workers: Sequence[Worker]) -> None:
     for worker in workers:
         worker.process.kill()
     for worker in workers:

@@ -27,7 +27,7 @@ def main() -> None:
 
     # Each life would import all of it anew for its workers: they are given copies of one process.
     row_workers.prepare(1)
-    private = forkserver._forkserver  # type: ignore[attr-defined]
+    private = forkserver._forkserver
     forkserver.ensure_running = private.ensure_running = lambda: None
     places = {
         "frozen": (frozen_folder, "write"),
