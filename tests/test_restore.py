@@ -26,6 +26,7 @@ from states import (
     restored,
     save,
     state_of,
+    tx_of,
 )
 
 
