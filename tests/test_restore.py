@@ -30,6 +30,7 @@ from states import (
     restored,
     save,
     state_of,
+    tx_of,
 )
 
 
