@@ -53,6 +53,7 @@ def recipe(shape: Shape) -> Config:
         mlp_dim=shape.mlp,
         rope_theta=10_000.0,
         norm_eps=1e-5,
+        remat="dots",
     )
     return Config(
         model=GemConfig(

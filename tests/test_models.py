@@ -186,12 +186,13 @@ def test_grouped_heads_are_repeated_heads():
     np.testing.assert_allclose(grouped, repeated, atol=1e-6)
 
 
-def test_remat_changes_what_is_computed_twice_and_no_gradient(batch):
+@pytest.mark.parametrize("way", ["blocks", "whole"])
+def test_remat_changes_what_is_computed_twice_and_no_gradient(batch, way):
     hidden = jax.random.normal(jax.random.key(0), (2, 40, 32))
     mask, params = causal_mask(batch.segments), tiny.params()["llm"]
 
     def gradient(remat):
-        model = Llm(dataclasses.replace(tiny.MODEL.llm, remat=remat))
+        model = Llm(dataclasses.replace(tiny.MODEL.llm, remat=remat, attention=way))
 
         def total(params):
             return model.apply({"params": params}, hidden, batch.positions, mask)[0].std()
@@ -199,13 +200,18 @@ def test_remat_changes_what_is_computed_twice_and_no_gradient(batch):
         return jax.grad(total)
 
     plain = jax.tree.leaves(jax.jit(gradient("none"))(params))
-    products = {}
+    products, norms = {}, {}
     for remat in REMAT:
-        products[remat] = str(jax.make_jaxpr(gradient(remat))(params)).count("dot_general")
+        program = str(jax.make_jaxpr(gradient(remat))(params))
+        products[remat], norms[remat] = program.count("dot_general"), program.count("rsqrt")
         got = jax.tree.leaves(jax.jit(gradient(remat))(params))
         for one, expected in zip(got, plain, strict=True):
             np.testing.assert_allclose(one, expected, atol=1e-6)
-    assert products["none"] < products["dots"] < products["full"]
+    assert norms["none"] < norms["dots"] <= norms["full"]
+    assert products["dots"] < products["full"]
+    # Blocks make their probabilities again at all events, and `dots` keeps their results.
+    again = products["dots"] - products["none"]
+    assert again == 0 if way == "blocks" else again > 0
 
 
 def test_stage_0_shares_its_parts_with_gem():

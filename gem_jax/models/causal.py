@@ -13,9 +13,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float
 
 BLOCK = 128
+# Of what the gradient needs and a policy of `jax.checkpoint` may keep.
+NAME = "attention"
 # The score of what is not seen; finite, so that no difference of two is NaN.
 UNSEEN = -1e30
 
@@ -58,8 +61,9 @@ def _attend(q: Any, k: Any, v: Any, mask: Any) -> tuple[jax.Array, Any]:
         mix = _product("bkgcs,bksh->bkgch", exps.astype(v.dtype), values[..., seen, :])
         mixed.append(mix / total)
         log_sums.append(largest + jnp.log(total))
-    out = _tokens_first(jnp.concatenate(mixed, axis=-2)).astype(q.dtype)
-    return out, (q, k, v, mask, out, jnp.concatenate(log_sums, axis=-2))
+    out = checkpoint_name(_tokens_first(jnp.concatenate(mixed, axis=-2)).astype(q.dtype), NAME)
+    log_sum = checkpoint_name(jnp.concatenate(log_sums, axis=-2), NAME)
+    return out, (q, k, v, mask, out, log_sum)
 
 
 def _gradients(kept: Any, ct: Float[Array, "B T N H"]) -> tuple[Any, Any, Any, None]:
