@@ -53,7 +53,7 @@ def measured(
     """Returns what a run of the recipe's steps on one batch takes, the first ones left out."""
     rows, length = batch.tokens.shape
     params = merge(state.moving, frozen)
-    weights, k = llm_matmul_weights(params), passes(config)
+    weights, k = llm_matmul_weights(params), passes(config, params)
     del params
     where = sharding.batch_sharding(mesh)
     step = jax.jit(functools.partial(train_step, config=config, tx=tx), donate_argnums=0)

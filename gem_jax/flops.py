@@ -8,33 +8,51 @@ half that causality saves is already taken.
 
 from gem_jax.config import Config
 from gem_jax.models.gem import GemConfig
-from gem_jax.paths import flat
+from gem_jax.paths import flat, is_under
 
 TRAINED, FROZEN, FORWARD = 6, 4, 2
 
 
-def passes(config: Config) -> int:
-    """Returns k of the recipe's steps: whether the language model's own weights are trained."""
-    return TRAINED if "llm" in config.train.trainable else FROZEN
+def passes(config: Config, params: dict) -> float:
+    """Returns k of the recipe's steps: 6 where all of the language model's weights are trained.
+
+    Where some are, as by `trainable=("llm/lm_head",)`, it lies between 4 and 6 as they do.
+    """
+    weights = _matmul_weights(params)
+    trained = sum(
+        size
+        for path, size in weights.items()
+        if any(is_under(path, name) for name in config.train.trainable)
+    )
+    return FROZEN + (TRAINED - FROZEN) * trained / sum(weights.values())
 
 
-def formula(config: GemConfig, weights: int, k: int) -> str:
+def formula(config: GemConfig, weights: int, k: float) -> str:
     """Returns how the FLOPs of a token are counted, in words for people."""
     width = config.llm.num_heads * config.llm.head_dim
     return (
-        f"k·N + k·T·d·L FLOPs a token: k = {k}, N = {weights:,} weights of matrix products with "
-        f"the output head, T = its sample's length, d = {width}, L = {config.llm.num_layers}"
+        f"k·N + k·T·d·L FLOPs a token: k = {k:.3g}, N = {weights:,} weights of matrix products "
+        f"with the output head, T = its sample's length, d = {width}, L = {config.llm.num_layers}"
     )
 
 
 def llm_matmul_weights(params: dict) -> int:
     """Returns N of the language model: its kernels, and the tied table where it is the head."""
-    llm = flat(params["llm"])
-    kernels = sum(leaf.size for path, leaf in llm.items() if path.endswith("kernel"))
-    return kernels + (0 if "lm_head/kernel" in llm else llm["embed_tokens/embedding"].size)
+    return sum(_matmul_weights(params).values())
 
 
-def step_flops(config: GemConfig, weights: int, tokens: int, squared: int, k: int) -> float:
+def _matmul_weights(params: dict) -> dict[str, int]:
+    """Returns the sizes by path of what the language model multiplies with."""
+    llm = {path: leaf.size for path, leaf in flat(params).items() if is_under(path, "llm")}
+    tied = "llm/lm_head/kernel" not in llm
+    return {
+        path: size
+        for path, size in llm.items()
+        if path.endswith("kernel") or (tied and path == "llm/embed_tokens/embedding")
+    }
+
+
+def step_flops(config: GemConfig, weights: int, tokens: int, squared: int, k: float) -> float:
     """Returns the language model's FLOPs of a step.
 
     Args:
@@ -42,7 +60,7 @@ def step_flops(config: GemConfig, weights: int, tokens: int, squared: int, k: in
         weights: N, as `llm_matmul_weights` counts it.
         tokens: Real tokens of all rows.
         squared: Sum over the rows of their length squared (T of each of its T tokens).
-        k: 6, 4 or 2, see above.
+        k: From 6 to 2, see above.
     """
     width = config.llm.num_heads * config.llm.head_dim
     return k * weights * tokens + k * squared * width * config.llm.num_layers

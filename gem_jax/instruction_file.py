@@ -29,6 +29,8 @@ from gem_jax.told import Told
 # White noise that no reader of the record would mention.
 NOISE_MV = (0.0, 0.02)
 _SPACE = re.compile(r"[ \t\r\n]*")
+# Half a character, which JSON can name and no text can hold.
+_LONE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,12 +134,16 @@ def faults_of(row: Any, source: SourceConfig, config: Config) -> list[str]:
     if not isinstance(row, dict):
         return [f"got a {type(row).__name__}, expected an object"]
     keys = f"(its keys: {', '.join(row)})"
-    faults = [f"lacks '{key}' {keys}" for key in ("id", "conversations") if key not in row]
+    faults = [
+        f"lacks '{key}' {keys}" for key in ("id", "conversations") if row.get(key) in (None, "", [])
+    ]
     try:
         turns = turns_of(row.get("conversations") or [])
         counts = {key: len(media_paths(row.get(key) or None, key)) for key in ("ecg", "image")}
     except (TokenError, AttributeError, TypeError) as error:
         return [*faults, f"{error} {keys}"]
+    if _LONE.search("".join(itertools.chain.from_iterable(turns))):
+        faults.append(f"a text holds half a surrogate pair, expected whole characters {keys}")
     asked = sum(question.count(IMAGE) for question, _ in turns)
     return faults + _media_faults(counts, asked, source, config.model, config.data.media, keys)
 

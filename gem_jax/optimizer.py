@@ -11,7 +11,7 @@ import optax
 
 from gem_jax.config import ConfigError, OptimizerConfig
 from gem_jax.lora import is_factor
-from gem_jax.paths import flat, nested
+from gem_jax.paths import flat, is_under, nested
 
 PARTS = (
     *("ecg_tower", "vision_tower", "ecg_projector", "mm_projector", "image_newline", "llm"),
@@ -64,7 +64,7 @@ def _own_rates(config: OptimizerConfig) -> optax.GradientTransformation:
 
     def init(params: dict) -> optax.EmptyState:
         paths = flat(params)
-        unknown = [name for name in rates if not any(_under(path, name) for path in paths)]
+        unknown = [name for name in rates if not any(is_under(path, name) for path in paths)]
         if unknown:
             raise ConfigError(
                 f"optimizer.learning_rates: got {unknown}, expected paths of what moves, which "
@@ -74,7 +74,7 @@ def _own_rates(config: OptimizerConfig) -> optax.GradientTransformation:
 
     def update(updates: dict, state: optax.EmptyState, params: Any = None) -> Any:
         def scaled(path: str, leaf: jax.Array) -> jax.Array:
-            own = max((name for name in rates if _under(path, name)), key=len, default=None)
+            own = max((name for name in rates if is_under(path, name)), key=len, default=None)
             return leaf if own is None else leaf * (rates[own] / config.learning_rate)
 
         return nested({path: scaled(path, leaf) for path, leaf in flat(updates).items()}), state
@@ -88,13 +88,13 @@ def split(params: dict, trainable: tuple[str, ...]) -> tuple[dict, dict]:
     ConfigError when a path of `trainable`, of whole components, leads nowhere.
     """
     leaves = flat(params)
-    unknown = sorted(name for name in trainable if not any(_under(path, name) for path in leaves))
+    unknown = sorted(name for name in trainable if not any(is_under(path, name) for path in leaves))
     if unknown:
         raise ConfigError(f"train.trainable: got {unknown}, expected parts of {sorted(params)}")
     moving = {
         path: leaf
         for path, leaf in leaves.items()
-        if is_factor(path) or any(_under(path, name) for name in trainable)
+        if is_factor(path) or any(is_under(path, name) for name in trainable)
     }
     frozen = {path: leaf for path, leaf in leaves.items() if path not in moving}
     return nested(moving), nested(frozen)
@@ -103,7 +103,3 @@ def split(params: dict, trainable: tuple[str, ...]) -> tuple[dict, dict]:
 def merge(moving: dict, frozen: dict) -> dict:
     """Returns the whole tree of the two halves that `split` made."""
     return nested(flat(moving) | flat(frozen))
-
-
-def _under(path: str, name: str) -> bool:
-    return f"{path}/".startswith(f"{name}/")

@@ -18,3 +18,8 @@ def nested(leaves: dict[str, Any]) -> dict:
 def part_of(path: str) -> str:
     """Returns the top-level part that a path begins with, such as `llm`."""
     return path.split("/")[0]
+
+
+def is_under(path: str, prefix: str) -> bool:
+    """Returns whether `path` is `prefix` or begins with all of its components."""
+    return f"{path}/".startswith(f"{prefix}/")

@@ -49,7 +49,7 @@ def recorder(
         first: The step that the run begins or goes on with.
         track: Takes a step's numbers elsewhere, see `gem_jax.trackers`.
     """
-    weights, k = llm_matmul_weights(params), passes(config)
+    weights, k = llm_matmul_weights(params), passes(config, params)
     rates = schedule(config.optimizer, config.train.steps)
     tell = log.progress(label, first, config.train.steps)
     log.tell_formula(formula(config.model, weights, k))

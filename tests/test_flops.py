@@ -26,6 +26,10 @@ def counted(config) -> int:
     return flops.llm_matmul_weights(param_shapes(config))
 
 
+def passes(config) -> float:
+    return flops.passes(config, param_shapes(config))
+
+
 def with_llm(**fields):
     model = dataclasses.replace(tiny.MODEL, llm=dataclasses.replace(LLM, **fields))
     return dataclasses.replace(tiny.instruct(), model=model)
@@ -44,8 +48,15 @@ def test_factors_beside_a_frozen_base_are_not_counted_and_the_base_takes_no_grad
     recipe = tiny.changed(tiny.instruct(), train={"trainable": ("mm_projector",)})
     adapted = dataclasses.replace(recipe, lora=LoraConfig(rank=2, alpha=4.0))
     assert counted(adapted) == products(LLM)
-    assert flops.passes(adapted) == flops.passes(recipe) == flops.FROZEN == 4
-    assert flops.passes(tiny.instruct()) == flops.TRAINED == 6
+    assert passes(adapted) == passes(recipe) == flops.FROZEN == 4
+    assert passes(tiny.instruct()) == flops.TRAINED == 6
+
+
+def test_of_a_model_that_moves_in_part_the_moving_weights_take_their_gradient():
+    every = ("llm/layers", "llm/embed_tokens", "llm/norm", "llm/lm_head")
+    for trainable, moving in ((every, products(LLM)), (every[3:], LLM.hidden_dim * LLM.vocab_size)):
+        recipe = tiny.changed(with_llm(tie_embeddings=False), train={"trainable": trainable})
+        assert passes(recipe) == pytest.approx(4 + 2 * moving / products(LLM))
 
 
 def test_a_step_is_k_n_and_k_t_d_l_a_token():

@@ -141,6 +141,9 @@ T07 = {
     5: {"id": None},
     7: {"image": None},
     8: {"conversations": None},
+    9: {
+        "conversations": [{"from": "human", "value": "<image>"}, {"from": "gpt", "value": "\ud800"}]
+    },
 }
 
 
@@ -150,12 +153,13 @@ def test_t07_rows_of_other_shapes_are_listed_by_number_and_keys(prepared, tokeni
     with pytest.raises(BadInput) as caught:
         train_batches(official.config(prepared, official.source(path)), tokenizer, 0)
     said = str(caught.value)
-    assert "got 5 broken records, expected at most 0" in said
+    assert "got 6 broken records, expected at most 0" in said
     for number in range(10):
         assert (f"data.json: row {number}:" in said) == (number in T07)
     assert "row 4: lacks 'ecg' (its keys: id, image, conversations); give it, or name it" in said
     assert "row 2: conversations: got values [['<image>'], 'A']" in said
     assert "row 5: lacks 'id' (its keys: ecg, image, conversations)" in said
+    assert "row 9: a text holds half a surrogate pair, expected whole characters" in said
 
 
 def test_t07_rows_without_an_ecg_are_shown_as_pages_alone_where_that_is_named(
