@@ -1,9 +1,13 @@
-"""The loss on held-out data while a run trains: of the whole and of each task."""
+"""The loss on held-out data while a run trains: of the whole and of each task.
+
+A run that is told to end at a step due for evaluation saves it without, and evaluates it when it
+goes on. Such a step has its row, but is kept only as one of the last, not as the best.
+"""
 
 import functools
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +62,12 @@ def is_due(config: Config, done: int) -> bool:
     return every is not None and (done % every == 0 or done == config.train.steps)
 
 
+def is_owed(config: Config, path: Path, first: int) -> bool:
+    """Returns whether the run was told to end at `first` before it evaluated that step."""
+    lacks = all(row["step"] != first for row in log.read_metrics(path))
+    return first > 0 and is_due(config, first) and processes.all_of(lacks)
+
+
 def measured(config: Config, params: dict, batch: Batch, dense: DenseTargets | None) -> Any:
     """Returns (sum and number of terms of each part, sum and number of labels of each row)."""
     sums = sums_of(config, params, batch, dense)
@@ -85,9 +95,9 @@ def means(batches: Iterator[tuple[Any, tuple[str, ...]]]) -> dict[str, float]:
     return {"loss": sum(each[name] for name in parts), **by_task}
 
 
-def tell_best(path: Path) -> None:
-    """Tells stderr which checkpoint has the best held-out loss, if there is one."""
-    rows = log.read_metrics(path)
+def tell_best(path: Path, kept: Container[int]) -> None:
+    """Tells stderr which of the checkpoints kept has the best held-out loss, if one has any."""
+    rows = [row for row in log.read_metrics(path) if row["step"] in kept]
     if rows and processes.is_first():
         best = min(rows, key=lambda row: row["loss"])
         told = f"best held-out loss {best['loss']:.4f}: checkpoints/{best['step']}"

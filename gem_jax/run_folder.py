@@ -1,4 +1,4 @@
-"""The files of a run beside its checkpoints: config, data, tokenizer, nonfinite."""
+"""The files of a run beside its checkpoints: config, data, tokenizer."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,6 @@ from data_prep.files import write_whole
 from gem_jax import checkpoint, processes
 from gem_jax.config import Config, ConfigError, read_json, to_dict
 from gem_jax.mixture import Mixture
-from gem_jax.record import Pending
 from gem_jax.tokenizer import Tokenizer, load_tokenizer, save_tokenizer
 from gem_jax.tokens import require_template
 
@@ -98,27 +97,6 @@ def write_run(
         checkpoint.write_config(run_dir, to_dict(config) | kept)
         if start is None or start.root != run_dir.absolute():
             save_tokenizer(tokenizer, run_dir / "tokenizer", config.model.max_length)
-
-
-def nonfinite(run_dir: Path, config: Config, sent: Pending, error: FloatingPointError) -> None:
-    """Writes RUN/nonfinite.json, which names what reproduces the step, and raises ConfigError."""
-    path = run_dir / "nonfinite.json"
-    saved = checkpoint.complete_steps(run_dir)
-    told = {
-        "step": sent.step,
-        "record_ids": list(sent.got.record_ids),
-        "metrics": {name: repr(value.tolist()) for name, value in sent.metrics.items()},
-        "seed": config.train.seed,
-        "data_seed": config.data.seed,
-        "checkpoints": saved,
-    }
-    if processes.is_first():
-        write_whole(path, (json.dumps(told, indent=1) + "\n").encode())
-    again = f"from step {saved[-1]}" if saved else "from the beginning"
-    raise ConfigError(
-        f"{error}, expected a number; {path} names its records, and the same command reproduces "
-        f"it {again}: look at them with --inspect, or lower optimizer.learning_rate"
-    ) from error
 
 
 def _what_is_trained(values: dict[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,8 @@ def ending_signals() -> Iterator[None]:
     """Makes Ctrl-C raise KeyboardInterrupt and SIGTERM SystemExit(143) until one gets through.
 
     Python ignores what is raised while garbage is collected or an object is finalised, and the
-    program would run on: the signal then comes again a moment later.
+    program would run on: the signal then comes again a moment later. SIGUSR1, which asks a loop to
+    save, does nothing where none runs; a SIGTERM after the one that ended the program neither.
     """
     swallowed: list[int] = []
 
@@ -33,16 +34,24 @@ def ending_signals() -> Iterator[None]:
             signal.setitimer(signal.ITIMER_REAL, AGAIN_S)
 
     hook = sys.unraisablehook
-    before = [
-        (n, signal.signal(n, h)) for n, h in ((signal.SIGTERM, _end), (signal.SIGALRM, again))
-    ]
+    ours: dict[signal.Signals, Any] = {
+        signal.SIGTERM: _end,
+        signal.SIGALRM: again,
+        signal.SIGUSR1: signal.SIG_IGN,
+    }
+    before = {number: signal.signal(number, handler) for number, handler in ours.items()}
     sys.unraisablehook = ignored
     try:
         yield
+    except SystemExit as error:
+        if _ending(error) == signal.SIGTERM:
+            # The next one would kill what is ending already, and with another status.
+            before[signal.SIGTERM] = signal.SIG_IGN
+        raise
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         sys.unraisablehook = hook
-        for number, handler in before:
+        for number, handler in before.items():
             signal.signal(number, handler)
 
 
@@ -67,8 +76,8 @@ WISHES = {signal.SIGUSR1: SAVE, signal.SIGINT: INTERRUPT, signal.SIGTERM: TERMIN
 def wishes() -> Iterator[list[int]]:
     """Yields a list that each SIGUSR1, Ctrl-C and SIGTERM enters as a wish.
 
-    A Ctrl-C after one of the last two does not wait for the loop; a further SIGTERM, which
-    schedulers send, does.
+    A Ctrl-C after one of the last two does not wait for the loop; further SIGTERMs, which
+    schedulers send, do. To be left when what was saved is on disk: before, they would end the save.
     """
     came: list[int] = []
 

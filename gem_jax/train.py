@@ -22,6 +22,7 @@ from gem_jax import (
     processes,
     resume,
     sharding,
+    signals,
     usage,
 )
 from gem_jax.config import Config, ConfigError
@@ -84,12 +85,15 @@ def run(
         write_data(run_dir, mixture)
         if begun:
             frozen_folder.write(run_dir, begun[1])
-        with checkpoint.checkpointer(run_dir, config.train.keep) as writer:
+        with (
+            signals.wishes() as came,
+            checkpoint.checkpointer(run_dir, config.train.keep) as writer,
+        ):
             state, frozen = begun or resume.restore(writer, config, tx, mesh, init)
             seen = (label, services, profile)
             read = (tokenizer, mixture)
-            loop(Run(config, run_dir, *seen, *read, tx, mesh, writer, frozen), state)
-        tell_best(heldout_file(run_dir))
+            loop(Run(config, run_dir, *seen, *read, tx, mesh, writer, frozen, came), state)
+        tell_best(heldout_file(run_dir), checkpoint.complete_steps(run_dir))
     return run_dir
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -69,6 +71,27 @@ def test_a_run_that_goes_on_evaluates_each_step_once(prepared, trained, tmp_path
     assert rows(run_dir) == rows(trained)
 
 
+@pytest.mark.parametrize(("told_at", "stopped_at"), [(2, 4), (4, 6)])
+def test_a_run_told_to_end_where_it_should_evaluate_does_so_when_it_goes_on(
+    told_at, stopped_at, prepared, trained, tmp_path, monkeypatch
+):
+    run_dir, write = tmp_path / "run", log.append_metrics
+
+    def append_metrics(path, row):
+        write(path, row)
+        if path.name == "metrics.jsonl" and row["step"] == told_at:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(log, "append_metrics", append_metrics)
+        with pytest.raises(SystemExit, match="143"):
+            train.run(recipe(prepared), run_dir)
+    assert checkpoint.complete_steps(run_dir)[-1] == stopped_at
+    assert [row["step"] for row in rows(run_dir)] == [4, 6][: stopped_at // 2 - 2], "the control"
+    train.run(recipe(prepared), run_dir)
+    assert rows(run_dir) == rows(trained)
+
+
 def test_means_weigh_each_label_and_tell_tasks_apart(tmp_path, capsys):
     first = (({"text": 6.0}, {"text": 4}), (np.array([1.0, 5.0]), np.array([1, 3])))
     second = (({"text": 2.0}, {"text": 4}), (np.array([2.0, 0.0]), np.array([4, 0])))
@@ -77,12 +100,14 @@ def test_means_weigh_each_label_and_tell_tasks_apart(tmp_path, capsys):
     parts = (({"text": 6.0, "waves": 1.0}, {"text": 4, "waves": 2}), (np.zeros(2), np.zeros(2)))
     assert heldout.means(iter([(parts, ())])) == {"loss": 2.0}
     path = tmp_path / "heldout.jsonl"
-    heldout.tell_best(path)
+    heldout.tell_best(path, (1,))
     assert capsys.readouterr().err == ""
     losses = enumerate((3.0, 1.0, 2.0))
     path.write_text("".join(json.dumps({"step": n, "loss": loss}) + "\n" for n, loss in losses))
-    heldout.tell_best(path)
+    heldout.tell_best(path, (0, 1, 2))
     assert capsys.readouterr().err == "best held-out loss 1.0000: checkpoints/1\n"
+    heldout.tell_best(path, (0, 2))
+    assert capsys.readouterr().err == "best held-out loss 2.0000: checkpoints/2\n"
 
 
 def test_to_evaluate_on_nothing_is_refused():

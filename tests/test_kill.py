@@ -158,6 +158,23 @@ def test_signals_to_program_and_workers_alike_end_it_quietly(
     assert_the_same(run_dir, uninterrupted)
 
 
+def test_sigterms_without_end_leave_a_whole_save(prepared, tmp_path):
+    run_dir = tmp_path / "run"
+    with begun(run_dir, prepared) as program:
+        while len(rows(run_dir)) < 3:
+            assert program.poll() is None
+            time.sleep(0.01)
+        while program.poll() is None:
+            program.send_signal(signal.SIGTERM)
+            time.sleep(0.01)
+        _, told = program.communicate(timeout=200)
+    assert program.returncode == 143, told
+    assert "Traceback" not in told and "ignored" not in told
+    assert 3 < len(rows(run_dir)) < STEPS
+    assert checkpoint.complete_steps(run_dir)[-1] == len(rows(run_dir))
+    assert not any(checkpoint.steps_dir(run_dir).glob("*tmp*"))
+
+
 def test_kills_while_the_frozen_parameters_are_written_change_nothing(
     prepared, mother, uninterrupted, tmp_path
 ):

@@ -23,6 +23,12 @@ BATCH = TrainBatch(
 )
 
 
+def sent(step: int, metrics: dict, *times: float) -> record.Pending:
+    """A step with the times since, asked, arrived and ended."""
+    since, asked, arrived, ended = times or (0.0, 0.0, 0.0, 1.0)
+    return record.Pending(step, BATCH, since, asked, arrived, metrics, lambda: ended)
+
+
 def rows_of(path) -> list[int]:
     return [row["step"] for row in log.read_metrics(path)]
 
@@ -58,7 +64,7 @@ def work_of(tmp_path, monkeypatch):
     def work_of(*trainable: str) -> float:
         config = tiny.changed(tiny.instruct(), train={"trainable": trainable})
         write = record.recorder(tmp_path / "metrics.jsonl", "run", config, tiny.params(), 0)
-        write(record.Pending(0, BATCH, 0.0, 0.0, {"loss": jnp.zeros(())}))
+        write(sent(0, {"loss": jnp.zeros(())}))
         return counted[-1]
 
     return work_of
@@ -78,7 +84,7 @@ def test_a_steps_row_is_complete_and_goes_to_the_trackers_as_numbers(tmp_path):
     )
     metrics = {name: jnp.ones(()) for name in ("loss", "grad_norm", "param_norm")}
     rows = {"row_loss": jnp.array([3.0, 8.0]), "row_labels": jnp.array([2, 4])}
-    write(record.Pending(5, BATCH, 0.0, 0.0, metrics | rows))
+    write(sent(5, metrics | rows))
     (row,) = log.read_metrics(tmp_path / "metrics.jsonl")
     assert row["step"] == 5
     assert (row["loss/ptbxl"], row["loss/ludb"]) == (1.5, 2.0)
@@ -102,18 +108,34 @@ def test_the_loss_of_a_task_is_the_mean_over_its_labels():
     assert record.scalars(loss, ()) == {}
 
 
-def test_a_loss_that_is_not_finite_ends_the_run_before_its_row_is_written(tmp_path):
+@pytest.mark.parametrize("name", ["loss", "grad_norm", "param_norm"])
+def test_a_number_that_is_not_finite_ends_the_run_before_its_row_is_written(name, tmp_path):
     path = tmp_path / "metrics.jsonl"
     write = record.recorder(path, "run", tiny.instruct(), tiny.params(), 0)
-    with pytest.raises(FloatingPointError, match="step 3"):
-        write(record.Pending(3, BATCH, 0.0, 0.0, {"loss": jnp.array(float("nan"))}))
-    assert log.read_metrics(path) == []
+    metrics = {"loss": jnp.ones(()), "grad_norm": jnp.ones(()), "param_norm": jnp.ones(())}
+    write(sent(2, metrics))
+    with pytest.raises(FloatingPointError, match=f"^step 3: {name} is inf$"):
+        write(sent(3, metrics | {name: jnp.array(float("inf"))}))
+    assert rows_of(path) == [2]
+
+
+def test_a_rows_time_goes_from_the_end_of_a_step_to_the_end_of_the_next(tmp_path):
+    path, metrics = tmp_path / "metrics.jsonl", {"loss": jnp.zeros(())}
+    write = record.recorder(path, "run", tiny.instruct(), tiny.params(), 0)
+    # Since, asked, arrived, ended: the second waits while the first is under way, and after it.
+    for step, times in enumerate([(10, 10, 11, 14), (10, 12, 16, 19), (10, 16, 17, 22)]):
+        write(sent(step, metrics, *times))
+    # What it took to save until 30 is nobody's.
+    write(sent(3, metrics, 30, 30, 31, 32))
+    rows = log.read_metrics(path)
+    assert [30 / row["tokens_per_s"] for row in rows] == pytest.approx([4, 5, 3, 2])
+    assert [row["data_wait"] for row in rows] == pytest.approx([1 / 4, 2 / 5, 0, 1 / 2])
 
 
 def test_mfu_is_told_with_its_formula_where_the_peak_is_known(tmp_path, monkeypatch, capsys):
     def told() -> str:
         write = record.recorder(tmp_path / "m.jsonl", "run", tiny.instruct(), tiny.params(), 11)
-        write(record.Pending(11, BATCH, 0.0, 0.0, {"loss": jnp.zeros(())}))
+        write(sent(11, {"loss": jnp.zeros(())}))
         return capsys.readouterr().err
 
     assert "mfu" not in told()

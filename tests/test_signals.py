@@ -110,6 +110,30 @@ def test_other_errors_that_are_ignored_are_told_as_before(
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGALRM)) == before
 
 
+def test_a_signal_to_save_does_nothing_where_no_loop_runs() -> None:
+    before = signal.getsignal(signal.SIGUSR1)
+    with ending_signals():
+        assert signal.getsignal(signal.SIGUSR1) == signal.SIG_IGN
+        with wishes() as came:
+            send(signal.SIGUSR1)
+        send(signal.SIGUSR1)
+        assert came == [SAVE]
+    assert signal.getsignal(signal.SIGUSR1) == before
+
+
+def test_a_program_that_a_sigterm_ends_is_not_killed_by_the_next() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(SystemExit, match="2"), ending_signals():
+            raise SystemExit(2)
+        assert signal.getsignal(signal.SIGTERM) == before, "the control"
+        with pytest.raises(SystemExit, match="143"), ending_signals():
+            send(signal.SIGTERM)
+        send(signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def test_each_wish_to_save_is_answered_once_and_one_to_end_stays() -> None:
     with wishes() as came:
         assert take(came) == NOTHING
