@@ -120,3 +120,18 @@ def silence() -> Iterator[None]:
         raise
     finally:
         logging.disable(before)
+
+
+@contextmanager
+def hushed() -> Iterator[None]:
+    """Keeps orbax's threads from telling of errors, which whoever waits for them is given."""
+
+    def passes(record: logging.LogRecord) -> bool:
+        return record.levelno < logging.ERROR or "/orbax/" not in record.pathname
+
+    logger = logging.getLogger("absl")
+    logger.addFilter(passes)
+    try:
+        yield
+    finally:
+        logger.removeFilter(passes)

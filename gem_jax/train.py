@@ -38,6 +38,7 @@ from gem_jax.run_folder import (
     write_data,
     write_run,
 )
+from gem_jax.run_lock import alone
 from gem_jax.start import placed_params
 from gem_jax.step import TrainState, fresh_state
 from gem_jax.trackers import Service, require_services
@@ -65,31 +66,32 @@ def run(
         SystemExit: 143, after a SIGTERM at which the state was saved.
         KeyboardInterrupt: after a Ctrl-C at which the state was saved.
     """
-    refuse_another_config(config, run_dir)
-    own = bool(checkpoint.complete_steps(run_dir))
-    source = run_dir if own else init
-    start = checkpoint.locate_any(source) if source else None
-    tokenizer = tokenizer_of(config, start)
-    # What cannot be trained or told is refused before anything is written.
-    require_services(services)
-    mixture = train_mixture(config)
-    refuse_other_data(run_dir, mixture)
-    if config.train.objective == "instruct":
-        require_sight(config.model)
-    mesh = sharding.make_mesh(config.mesh)
-    tx = optimizer(config.optimizer, config.train.steps)
-    with jax.set_mesh(mesh):
-        begun = None if own else begin(config, start, tx, mesh)
-        write_run(config, run_dir, tokenizer, start)
-        write_data(run_dir, mixture)
-        if begun:
-            frozen_folder.write(run_dir, begun[1])
-        with checkpoint.checkpointer(run_dir, config.train.keep) as writer:
-            state, frozen = begun or resume.restore(writer, config, tx, mesh, init)
-            seen = (label, services, profile)
-            read = (tokenizer, mixture)
-            loop(Run(config, run_dir, *seen, *read, tx, mesh, writer, frozen), state)
-        tell_best(heldout_file(run_dir))
+    with alone(run_dir):
+        refuse_another_config(config, run_dir)
+        own = bool(checkpoint.complete_steps(run_dir))
+        source = run_dir if own else init
+        start = checkpoint.locate_any(source) if source else None
+        tokenizer = tokenizer_of(config, start)
+        # What cannot be trained or told is refused before anything is written.
+        require_services(services)
+        mixture = train_mixture(config)
+        refuse_other_data(run_dir, mixture)
+        if config.train.objective == "instruct":
+            require_sight(config.model)
+        mesh = sharding.make_mesh(config.mesh)
+        tx = optimizer(config.optimizer, config.train.steps)
+        with jax.set_mesh(mesh):
+            begun = None if own else begin(config, start, tx, mesh)
+            write_run(config, run_dir, tokenizer, start)
+            write_data(run_dir, mixture)
+            if begun:
+                frozen_folder.write(run_dir, begun[1])
+            with checkpoint.checkpointer(run_dir, config.train.keep) as writer:
+                state, frozen = begun or resume.restore(writer, config, tx, mesh, init)
+                seen = (label, services, profile)
+                read = (tokenizer, mixture)
+                loop(Run(config, run_dir, *seen, *read, tx, mesh, writer, frozen), state)
+            tell_best(heldout_file(run_dir))
     return run_dir
 
 
