@@ -12,7 +12,7 @@ from gem_jax.config import Config, ConfigError, from_dict, to_dict
 from gem_jax.dry_run import fields
 from gem_jax.mixture import Mixture
 from gem_jax.record import Pending
-from gem_jax.tokenizer import Tokenizer, load_tokenizer, save_tokenizer
+from gem_jax.tokenizer import SETTINGS, Tokenizer, load_tokenizer, save_tokenizer
 from gem_jax.tokens import require_template
 
 # What may change when a run goes on: the devices it runs on, how they compute the same, when it
@@ -65,16 +65,35 @@ def refuse_another_config(config: Config, run_dir: Path) -> None:
         return
     found = {name: value for name, value in _known(path).items() if name != "source"}
     began, now = map(_what_is_trained, (from_dict(Config, found, str(path)), config))
-    names = [name for name in began | now if began.get(name, "none") != now.get(name, "none")]
-    if names:
-        told = [
-            f"{name}: got {now.get(name, 'none')}, expected {began.get(name, 'none')}"
-            for name in names
-        ]
+    told = [
+        f"{name}: got {now.get(name, 'none')}, expected {began.get(name, 'none')}"
+        for name in began | now
+        if began.get(name) != now.get(name)
+    ]
+    if told:
         raise ConfigError(
             f"{path}: is another run's config: {'; '.join(told)}; name a new --run-dir, or train "
             "the same recipe"
         )
+    _refuse_another_tokenizer(config, run_dir)
+
+
+def _refuse_another_tokenizer(config: Config, run_dir: Path) -> None:
+    # Before its first checkpoint half of a run's tokenizer may be there, and is written again.
+    if not config.data.tokenizer or not checkpoint.complete_steps(run_dir):
+        return
+    kept = run_dir / "tokenizer"
+    if _told_by(load_tokenizer(kept)) != _told_by(load_tokenizer(Path(config.data.tokenizer))):
+        raise ConfigError(
+            f"data.tokenizer: got {config.data.tokenizer}, expected the files of {kept}, which the "
+            "run began with; give that folder"
+        )
+
+
+def _told_by(tokenizer: Tokenizer) -> dict[str, Any]:
+    """Returns a tokenizer's files, without the length that `save_tokenizer` writes."""
+    settings = {**json.loads(tokenizer.files.get(SETTINGS, b"{}")), "model_max_length": None}
+    return {**tokenizer.files, SETTINGS: settings}
 
 
 def refuse_other_data(run_dir: Path, mixture: Mixture, name: str = "data.json") -> None:

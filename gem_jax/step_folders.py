@@ -134,10 +134,12 @@ def writing(folder: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError) as error:
-        found = _SYSTEM.search(str(error))
-        if not (found or isinstance(error, OSError)):
+        if found := _SYSTEM.search(str(error)):
+            told = os.strerror(int(found[1]))
+        elif isinstance(error, OSError):
+            told = error.strerror or str(error)
+        else:
             raise
-        told = os.strerror(int(found[1])) if found else error.strerror
         raise CheckpointError(
             f"{_unfinished(folder)}: {told}, expected it to be written; make room, or name another "
             "place, and run the same command again to go on from the last that is whole"
