@@ -1,6 +1,7 @@
 """The parameters in an orbax folder, by path: as one tree, or a batch at a time."""
 
 import logging
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -129,9 +130,15 @@ def hushed() -> Iterator[None]:
     def passes(record: logging.LogRecord) -> bool:
         return record.levelno < logging.ERROR or "/orbax/" not in record.pathname
 
-    logger = logging.getLogger("absl")
+    def uncaught(kind: type[BaseException], error: BaseException, *where: Any) -> None:
+        # What tensorstore still tells a thread that has given up.
+        if str(error) != "Event loop is closed":
+            before(kind, error, *where)
+
+    logger, before = logging.getLogger("absl"), sys.excepthook
     logger.addFilter(passes)
-    try:
-        yield
-    finally:
-        logger.removeFilter(passes)
+    sys.excepthook = uncaught
+    yield
+    # Behind an error they speak up later, and it stays as it is.
+    logger.removeFilter(passes)
+    sys.excepthook = before
