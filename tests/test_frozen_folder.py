@@ -183,7 +183,7 @@ def test_its_init_makes_it_again(damage, begun, capfd):
     assert "made again" not in capfd.readouterr().err
     assert_equal(restored(run_dir, config, mesh_of(1, 8, 1), start), expected)
     told = capfd.readouterr().err.strip()
-    assert told.endswith(f": made again from {start}")
+    assert told.endswith(f": made again from --init {start}")
     assert told.count("\n") == 0
     assert_equal(restored(run_dir, config, ONE), expected)
 
