@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,6 +40,7 @@ from gem_jax.step_folders import (
     step_dir,
     steps_dir,
     united,
+    writing,
 )
 from gem_jax.whole import whole_folder
 
@@ -228,11 +230,12 @@ def saved_at(located: Located) -> int | None:
         return ocp.checkpointables_metadata(step_dir(located)).commit_timestamp_nsecs
 
 
-def checkpointer(root: Path, keep: int) -> ocp.training.Checkpointer:
-    """Returns orbax's writer of ROOT/checkpoints.
+@contextmanager
+def checkpointer(root: Path, keep: int) -> Iterator[ocp.training.Checkpointer]:
+    """Yields orbax's writer of ROOT/checkpoints; what it was given is on disk at the end.
 
     It keeps the last `keep` steps, and of those saved with a held-out loss the best. What an
-    interrupted save left behind is removed.
+    interrupted save left behind is removed. CheckpointError when the last step cannot be written.
     """
     policies = ocp.training.preservation_policies
     best = policies.BestN(
@@ -241,11 +244,17 @@ def checkpointer(root: Path, keep: int) -> ocp.training.Checkpointer:
         n=1,
         keep_checkpoints_without_metrics=False,
     )
-    return ocp.training.Checkpointer(
+    writer = ocp.training.Checkpointer(
         steps_dir(root),
         preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(keep), best]),
         cleanup_tmp_directories=True,
     )
+    with orbax_leaves.hushed():
+        try:
+            yield writer
+        finally:
+            with writing(steps_dir(root)):
+                writer.close()
 
 
 def write_config(root: Path, values: dict[str, Any]) -> None:

@@ -23,10 +23,17 @@ def fields(config: Any, within: str = "") -> dict[str, Any]:
     """Returns {dotted name: value} of a config's dataclasses, in their order."""
     found: dict[str, Any] = {}
     for field in dataclasses.fields(config):
-        value, name = getattr(config, field.name), within + field.name
-        inner = dataclasses.is_dataclass(value)
-        found |= fields(value, f"{name}.") if inner else {name: value}
+        found |= _fields(getattr(config, field.name), within + field.name)
     return found
+
+
+def _fields(value: Any, name: str) -> dict[str, Any]:
+    if dataclasses.is_dataclass(value):
+        return fields(value, f"{name}.")
+    if isinstance(value, tuple) and any(map(dataclasses.is_dataclass, value)):
+        parts = [fields(part, f"{name}.{number}.") for number, part in enumerate(value)]
+        return {key: kept for part in parts for key, kept in part.items()}
+    return {name: value}
 
 
 def _line(name: str, before: dict[str, Any], now: Any) -> str:

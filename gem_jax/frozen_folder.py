@@ -1,8 +1,8 @@
 """RUN/frozen: the parameters that a run does not move, saved once, when it begins.
 
 A step holds the rest and records the sums of these, so that neither damage nor another run's folder
-goes unnoticed. No older ones are kept: they follow from the recipe and --init, and a run that is
-given its --init once more makes a folder that is lost or damaged again.
+goes unnoticed. No older ones are kept: they follow from the recipe and --init, and a run that goes
+on makes a folder that is lost or damaged again, if it is given its --init once more or had none.
 """
 
 import shutil
@@ -16,9 +16,9 @@ from orbax.checkpoint import v1 as ocp
 from gem_jax import processes, sharding
 from gem_jax.bit_sums import sums_by_path
 from gem_jax.checkpoint import locate_any
-from gem_jax.config import Config
+from gem_jax.config import Config, ConfigError
 from gem_jax.optimizer import split
-from gem_jax.orbax_leaves import PARAMS, UNREADABLE, silence
+from gem_jax.orbax_leaves import PARAMS, UNREADABLE, hushed, silence
 from gem_jax.start import param_shapes, placed_params
 from gem_jax.step_folders import (
     MAKE_AGAIN,
@@ -28,6 +28,7 @@ from gem_jax.step_folders import (
     frozen_of,
     frozen_sums,
     step_dir,
+    writing,
 )
 
 
@@ -43,9 +44,10 @@ def write(run_dir: Path, frozen: dict) -> None:
         for leftover in folder.parent.glob(f"{folder.name}.*tmp*"):
             shutil.rmtree(leftover)
     processes.all_of(True)
-    ocp.save_checkpointables(
-        folder, {PARAMS: frozen}, overwrite=True, custom_metadata=record(frozen)
-    )
+    with hushed(), writing(folder):
+        ocp.save_checkpointables(
+            folder, {PARAMS: frozen}, overwrite=True, custom_metadata=record(frozen)
+        )
 
 
 def record(frozen: dict) -> dict[str, dict[str, int]]:
@@ -56,26 +58,38 @@ def record(frozen: dict) -> dict[str, dict[str, int]]:
 def restored(located: Located, config: Config, mesh: Mesh, init: Path | None) -> dict:
     """Returns the frozen parameters that the step goes with, placed on the mesh.
 
-    When they are lost or damaged they are made again from the CKPT `init`, and written.
+    When they are lost or damaged they are made again as the run began, from the CKPT `init` or by
+    the recipe's seed alone, and written.
 
     Raises:
-        CheckpointError: when they are and there is no `init`, or it gives others.
+        CheckpointError: when they are and that gives others, or the run began from a CKPT that is
+            not given.
     """
     try:
         return _read(located, config, mesh)
     except CheckpointError as fault:
-        if init is None:
-            raise
-        _, frozen = split(placed_params(config, locate_any(init), mesh), config.train.trainable)
+        frozen = _begun(config, mesh, init, fault)
+        origin = f"--init {init}" if init else f"train.seed {config.train.seed}"
         if sums_by_path(frozen) != frozen_sums(step_dir(located)):
             raise CheckpointError(
-                f"--init {init}: gives other frozen parameters than the run began with, expected "
-                f"the CKPT that it began from; it is needed because {fault}"
+                f"{origin}: gives other frozen parameters than the run began with, expected the "
+                f"same; fetch RUN/frozen again, or give the CKPT that it began from by --init: "
+                f"{fault}"
             ) from fault
         if processes.is_first():
-            print(f"{fault.args[0]}: made again from {init}", file=sys.stderr)
+            print(f"{fault.args[0]}: made again from {origin}", file=sys.stderr)
         write(located.root, frozen)
         return frozen
+
+
+def _begun(config: Config, mesh: Mesh, init: Path | None, fault: CheckpointError) -> dict:
+    """Returns what does not move as the run began; raises the fault if that was from a CKPT."""
+    start = None if init is None else locate_any(init)
+    try:
+        made = placed_params(config, start, mesh)
+    except ConfigError as error:
+        raise (error if start else fault) from error
+    return split(made, config.train.trainable)[1]
 
 
 def _read(located: Located, config: Config, mesh: Mesh) -> dict:

@@ -21,8 +21,12 @@ from gem_jax.data import heldout_batches, heldout_mixture
 from gem_jax.models.gem import Batch
 from gem_jax.models.pretrain import DenseTargets
 from gem_jax.objectives import counts_of, sums_of
+from gem_jax.run_folder import refuse_other_data, write_data
 from gem_jax.tokenizer import Tokenizer
 from gem_jax.trackers import Track
+
+# In the run's folder: what tells whether the held-out sources are the same when it goes on.
+HELD_OUT = "heldout_data.json"
 
 
 def evaluator(
@@ -37,6 +41,8 @@ def evaluator(
     log.truncate_metrics(path, first + 1)
     # Looked through before the first step, and once.
     opened = heldout_mixture(config)
+    refuse_other_data(path.parent, opened, HELD_OUT)
+    write_data(path.parent, opened, HELD_OUT)
     place = processes.placement(mesh, config.data.batch_size)
     everywhere = NamedSharding(mesh, P())
     measure = jax.jit(functools.partial(measured, config), out_shardings=everywhere)

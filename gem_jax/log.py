@@ -11,6 +11,7 @@ import jax
 
 from data_prep.files import write_whole
 from data_prep.progress import LOG_PERIOD_S, TERMINAL_PERIOD_S, clock, write_line
+from gem_jax.config import ConfigError
 
 # Dense bf16 FLOP/s of one device by `device_kind`, from the makers' data sheets.
 PEAK_FLOPS = {
@@ -42,17 +43,36 @@ def mfu(flops: float, seconds: float) -> float | None:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Returns the rows of a metrics.jsonl; an unfinished last line is left out."""
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
-    return [json.loads(text) for text in lines if text.endswith("\n")]
+    """Returns the rows of a metrics.jsonl; an unfinished last line is left out.
+
+    ConfigError names another line that is none.
+    """
+    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+    whole = [line for line in lines if line.endswith(b"\n")]
+    return [_row(path, number, line) for number, line in enumerate(whole, 1)]
+
+
+def _row(path: Path, number: int, line: bytes) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except ValueError:
+        row = None
+    if not isinstance(row, dict) or "step" not in row:
+        raise ConfigError(
+            f"{path}: line {number}: got no JSON object with `step`, expected one a step; remove "
+            "the line"
+        )
+    return row
 
 
 def truncate_metrics(path: Path, step: int) -> None:
-    """Drops the rows at `step` and later, which a continued run writes again; only process 0."""
-    if jax.process_index() != 0:
-        return
+    """Drops the rows at `step` and later, which a continued run writes again; only process 0.
+
+    All processes read it, and raise ConfigError of `read_metrics` alike.
+    """
     rows = [row for row in read_metrics(path) if row["step"] < step]
-    write_whole(path, "".join(json.dumps(row) + "\n" for row in rows).encode())
+    if jax.process_index() == 0:
+        write_whole(path, "".join(json.dumps(row) + "\n" for row in rows).encode())
 
 
 def append_metrics(path: Path, row: dict[str, Any]) -> None:

@@ -1,6 +1,7 @@
 """The parameters in an orbax folder, by path: as one tree, or a batch at a time."""
 
 import logging
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -120,3 +121,24 @@ def silence() -> Iterator[None]:
         raise
     finally:
         logging.disable(before)
+
+
+@contextmanager
+def hushed() -> Iterator[None]:
+    """Keeps orbax's threads from telling of errors, which whoever waits for them is given."""
+
+    def passes(record: logging.LogRecord) -> bool:
+        return record.levelno < logging.ERROR or "/orbax/" not in record.pathname
+
+    def uncaught(kind: type[BaseException], error: BaseException, *where: Any) -> None:
+        # What tensorstore still tells a thread that has given up.
+        if str(error) != "Event loop is closed":
+            before(kind, error, *where)
+
+    logger, before = logging.getLogger("absl"), sys.excepthook
+    logger.addFilter(passes)
+    sys.excepthook = uncaught
+    yield
+    # Behind an error they speak up later, and it stays as it is.
+    logger.removeFilter(passes)
+    sys.excepthook = before

@@ -30,6 +30,7 @@ from gem_jax.step_folders import (
     frozen_dir,
     frozen_sums,
     step_dir,
+    writing,
 )
 
 
@@ -51,16 +52,18 @@ def save(
     """Begins to save the state as `step`; it is on disk when the next save or `close` returns.
 
     All processes call this. What goes wrong behind it is raised by that next call.
+    CheckpointError when a step cannot be written.
     """
     saved = saved_state(state)
     saved["optimizer"]["sums"] = sums(saved)
-    writer.save_checkpointables_async(
-        step,
-        saved,
-        force=True,
-        metrics=None if heldout_loss is None else {"loss": heldout_loss},
-        custom_metadata=frozen_folder.record(frozen),
-    )
+    with writing(Path(writer.directory)):
+        writer.save_checkpointables_async(
+            step,
+            saved,
+            force=True,
+            metrics=None if heldout_loss is None else {"loss": heldout_loss},
+            custom_metadata=frozen_folder.record(frozen),
+        )
 
 
 def restore(

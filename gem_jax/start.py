@@ -112,9 +112,11 @@ def _raise_if_misfit(config: Config, shapes: dict[str, Any], brought: dict[str, 
     parts = {part_of(path) for path in brought}
     lacking = {part_of(path) for path in base} - parts
     if lacking != set(config.train.init_parts):
+        named = f"say --train.init-parts {' '.join(sorted(lacking)) or 'with nothing behind it'}"
+        cure = named if brought else f"give --init CKPT, or, to begin at random, {named}"
         raise ConfigError(
             f"train.init_parts: got {sorted(config.train.init_parts)}, expected what the start "
-            f"lacks: {sorted(lacking)}; give --init or name them in the recipe"
+            f"lacks: {sorted(lacking)}; {cure}"
         )
     known = {part_of(path) for path in shapes}
     found = {path: leaf.shape for path, leaf in brought.items() if part_of(path) in known}

@@ -4,6 +4,8 @@ RUN/checkpoints/N/ has what moves, RUN/frozen/ what does not, once for all steps
 They know by the bit sums of the latter that they belong together.
 """
 
+import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,7 +18,12 @@ from gem_jax import orbax_leaves
 from gem_jax.config import ConfigError
 
 FETCH = "name an earlier one of checkpoints/, or fetch it again"
-MAKE_AGAIN = "fetch it again, or give `gem-jax train` the run's --init once more to make it again"
+MAKE_AGAIN = (
+    "fetch it again, or run the same `gem-jax train` again, with the run's --init if it began from "
+    "one, to make it again"
+)
+# How tensorstore, which raises ValueError, tells of what the system refused.
+_SYSTEM = re.compile(r"\[os_error_code='(\d+)'\]")
 
 
 class CheckpointError(ConfigError):
@@ -119,3 +126,28 @@ def reading(folder: Path, cure: str) -> Iterator[None]:
             f"{folder}: got a folder that cannot be read ({type(error).__name__}), expected one "
             f"that is complete; {cure}"
         ) from error
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Makes one CheckpointError of what the system refuses while orbax writes into `folder`."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        if found := _SYSTEM.search(str(error)):
+            told = os.strerror(int(found[1]))
+        elif isinstance(error, OSError):
+            told = error.strerror or str(error)
+        else:
+            raise
+        raise CheckpointError(
+            f"{_unfinished(folder)}: {told}, expected it to be written; make room, or name another "
+            "place, and run the same command again to go on from the last that is whole"
+        ) from error
+
+
+def _unfinished(folder: Path) -> Path:
+    """Returns the newest step that a save into `folder` left unfinished; else the folder."""
+    names = [entry.name.partition(".")[0] for entry in folder.glob("*.orbax-checkpoint-tmp*")]
+    steps = [int(name) for name in names if name.isdecimal()]
+    return folder / str(max(steps)) if steps else folder

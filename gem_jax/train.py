@@ -39,6 +39,7 @@ from gem_jax.run_folder import (
     write_data,
     write_run,
 )
+from gem_jax.run_lock import alone
 from gem_jax.start import placed_params
 from gem_jax.step import TrainState, fresh_state
 from gem_jax.trackers import Service, require_services
@@ -66,13 +67,21 @@ def run(
         SystemExit: 143, after a SIGTERM at which the state was saved.
         KeyboardInterrupt: after a Ctrl-C at which the state was saved.
     """
+    require_services(services)
+    with alone(run_dir):
+        _train(config, run_dir, init, (label, services, profile))
+    return run_dir
+
+
+def _train(
+    config: Config, run_dir: Path, init: Path | None, seen: tuple[str, tuple[Service, ...], int]
+) -> None:
     refuse_another_config(config, run_dir)
     own = bool(checkpoint.complete_steps(run_dir))
     source = run_dir if own else init
     start = checkpoint.locate_any(source) if source else None
     tokenizer = tokenizer_of(config, start)
-    # What cannot be trained or told is refused before anything is written.
-    require_services(services)
+    # What cannot be trained is refused before anything is written.
     mixture = train_mixture(config)
     refuse_other_data(run_dir, mixture)
     if config.train.objective == "instruct":
@@ -90,11 +99,9 @@ def run(
             checkpoint.checkpointer(run_dir, config.train.keep) as writer,
         ):
             state, frozen = begun or resume.restore(writer, config, tx, mesh, init)
-            seen = (label, services, profile)
             read = (tokenizer, mixture)
             loop(Run(config, run_dir, *seen, *read, tx, mesh, writer, frozen, came), state)
-        tell_best(heldout_file(run_dir), checkpoint.complete_steps(run_dir))
-    return run_dir
+    tell_best(heldout_file(run_dir), checkpoint.complete_steps(run_dir))
 
 
 def begin(

@@ -106,11 +106,12 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_damage_is_told_with_its_cure(damage, tmp_path):
     spoil, told = DAMAGES[damage]
-    save(tmp_path, CONFIG, ONE, 2, 4)
-    assert_equal(restored(tmp_path, CONFIG, ONE), state_of(CONFIG, ONE, 4)), "the control"
+    config = tiny.changed(CONFIG, train={"init_parts": ()})
+    save(tmp_path, config, ONE, 2, 4)
+    assert_equal(restored(tmp_path, config, ONE), state_of(config, ONE, 4)), "the control"
     spoil(tmp_path / "frozen")
-    with pytest.raises(CheckpointError, match=rf"/frozen: .*{told}.*the run's --init once more"):
-        restored(tmp_path, CONFIG, ONE)
+    with pytest.raises(CheckpointError, match=rf"/frozen: .*{told}.*again, with the run's --init"):
+        restored(tmp_path, config, ONE)
     assert checkpoint.complete_steps(tmp_path) == [2, 4], "no step is to blame"
 
 
@@ -182,9 +183,24 @@ def test_its_init_makes_it_again(damage, begun, capfd):
     assert "made again" not in capfd.readouterr().err
     assert_equal(restored(run_dir, config, mesh_of(1, 8, 1), start), expected)
     told = capfd.readouterr().err.strip()
-    assert told.endswith(f": made again from {start}")
+    assert told.endswith(f": made again from --init {start}")
     assert told.count("\n") == 0
     assert_equal(restored(run_dir, config, ONE), expected)
+
+
+@pytest.mark.parametrize("damage", ["it is gone", "an array is cut off"])
+def test_a_run_without_init_makes_it_again_from_its_seed(damage, tmp_path, capfd):
+    _, frozen = split(placed_params(CONFIG, None, ONE), CONFIG.train.trainable)
+    frozen_folder.write(tmp_path, frozen)
+    with checkpoint.checkpointer(tmp_path, keep=1) as writer:
+        resume.save(writer, 4, state_of(CONFIG, ONE, 4)[0], frozen)
+    DAMAGES[damage][0](tmp_path / "frozen")
+    other = tiny.changed(CONFIG, train={"seed": 6})
+    with pytest.raises(CheckpointError, match=r"train.seed 6: gives other frozen parameters than"):
+        restored(tmp_path, other, ONE)
+    assert_equal(restored(tmp_path, CONFIG, ONE)[1], frozen)
+    assert capfd.readouterr().err.strip().endswith(": made again from train.seed 5")
+    assert_equal(restored(tmp_path, other, ONE)[1], frozen), "it is there again, and read"
 
 
 def test_what_a_cut_off_write_left_behind_is_removed(tmp_path):

@@ -10,6 +10,7 @@ import pytest
 
 import tiny
 from gem_jax import log, record
+from gem_jax.config import ConfigError
 from gem_jax.data import TrainBatch
 
 BATCH = TrainBatch(
@@ -144,3 +145,14 @@ def test_mfu_is_told_with_its_formula_where_the_peak_is_known(tmp_path, monkeypa
     assert formula.startswith("mfu: k·N + k·T·d·L FLOPs a token: k = 6, N = ")
     assert "8 GFLOP/s of 8 × cpu" in formula
     assert re.fullmatch(r"run 12/12 [0-9.]+ steps/s loss 0\.000 mfu [0-9]+%", line)
+
+
+@pytest.mark.parametrize("broken", [b'{"step": \n', b"\x00\x00\n", b"7\n", b'{"loss": 1.0}\n'])
+def test_a_broken_line_is_named(broken, tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    log.append_metrics(path, {"step": 0})
+    path.write_bytes(path.read_bytes() + broken + b'{"step": 2}\n')
+    with pytest.raises(ConfigError, match=r"metrics.jsonl: line 2: .*remove the line"):
+        log.truncate_metrics(path, 2)
+    path.write_bytes(path.read_bytes().replace(broken, b""))
+    assert rows_of(path) == [0, 2]

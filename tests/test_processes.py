@@ -18,6 +18,7 @@ import tiny
 from gem_jax import checkpoint, log, processes, sharding, train
 from gem_jax.config import Config, ConfigError, MeshConfig
 from gem_jax.paths import flat
+from gem_jax.run_lock import alone
 
 pytestmark = pytest.mark.timeout(900)
 ROOT = Path(__file__).parents[1]
@@ -82,6 +83,14 @@ def test_two_processes_see_the_records_and_losses_of_one(prepared, together, tmp
         assert ours["loss"] == pytest.approx(theirs["loss"], abs=1e-6)
     assert len({row["record_ids_hash"] for row in rows(together)}) > 1, "the control"
     assert abs(rows(alone)[0]["loss"] - rows(alone)[-1]["loss"]) > 1e-3, "the control"
+
+
+def test_both_are_refused_where_another_trains(prepared, tmp_path):
+    with alone(tmp_path / "run"), begin(2, flags(prepared, tmp_path / "run")) as parent:
+        _, told = parent.communicate(timeout=300)
+    assert parent.returncode == 2, told
+    assert "another process trains there" in told
+    assert [path.name for path in (tmp_path / "run").glob("*")] == ["lock"]
 
 
 def test_one_process_goes_on_from_what_two_have_saved(prepared, together, tmp_path):

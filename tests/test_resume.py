@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
 import shutil
@@ -15,7 +16,7 @@ import numpy as np
 import pytest
 
 import tiny
-from gem_jax import checkpoint, log, resume, train
+from gem_jax import checkpoint, log, resume, step_folders, train
 from gem_jax.config import ConfigError, read_json, to_dict
 from gem_jax.paths import flat
 
@@ -31,6 +32,17 @@ def append_metrics(path, row):
         os.kill(os.getpid(), number)
 log.append_metrics = append_metrics
 sys.exit(cli.main(sys.argv[3:]))
+"""
+# One on whose disk no file of more than 2000 bytes has room once a step is to be saved.
+FULL = """
+import resource, sys
+from gem_jax import cli, resume
+save = resume.save
+def save_into_nothing(*args):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, resource.RLIM_INFINITY))
+    save(*args)
+resume.save = save_into_nothing
+sys.exit(cli.main(sys.argv[1:]))
 """
 
 
@@ -76,17 +88,46 @@ def test_a_run_leaves_config_metrics_and_checkpoints(uninterrupted):
 
 
 def interrupt(step: int, number: int, config, run_dir: Path) -> subprocess.CompletedProcess[str]:
+    return trained([STOPPED_AT, str(step), str(int(number))], config, run_dir)
+
+
+def trained(program: list[str], config, run_dir: Path) -> subprocess.CompletedProcess[str]:
+    """What a program with its arguments makes of `gem-jax train`, in a process of its own."""
     arguments = ["--data.shards", config.data.shards, "--data.tokenizer", config.data.tokenizer]
     recipe = f"{Path(tiny.__file__)}:instruct"
-    program = [sys.executable, "-c", STOPPED_AT, str(step), str(int(number))]
     root = Path(__file__).parents[1]
     return subprocess.run(
-        [*program, "train", recipe, "--run-dir", str(run_dir), *arguments],
+        [sys.executable, "-c", *program, "train", recipe, "--run-dir", str(run_dir), *arguments],
         capture_output=True,
         text=True,
         timeout=200,
         env=os.environ | {"PYTHONPATH": f"{root}:{root / 'tests'}"},
     )
+
+
+def test_a_full_disk_ends_the_run_in_one_line(prepared, tmp_path):
+    config, run_dir = tiny.on(prepared, tiny.instruct()), tmp_path / "run"
+    full = trained([FULL], config, run_dir)
+    assert full.returncode == 2, full.stderr
+    assert f"{run_dir}/checkpoints/4: File too large, expected it to be wri" in full.stderr
+    assert "ERROR" not in full.stderr, "orbax's own lines are kept back"
+    assert checkpoint.complete_steps(run_dir) == []
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        ValueError("RESOURCE_EXHAUSTED: Failed to write 9 bytes [os_error_code='28']"),
+    ],
+)
+def test_what_orbax_says_of_a_full_disk_is_told_with_the_step(error, tmp_path):
+    (tmp_path / "8.orbax-checkpoint-tmp").mkdir()
+    told = f"{tmp_path}/8: No space left on device, expected it to be written; make room"
+    with pytest.raises(checkpoint.CheckpointError, match=told), step_folders.writing(tmp_path):
+        raise error
+    with pytest.raises(ValueError, match="another"), step_folders.writing(tmp_path):
+        raise ValueError("another")
 
 
 def test_a_run_that_was_stopped_thrice_ends_as_the_uninterrupted(prepared, uninterrupted, tmp_path):
@@ -121,7 +162,8 @@ def test_a_finished_run_does_nothing_more(prepared, uninterrupted):
 def test_a_run_of_another_config_is_refused(prepared, uninterrupted):
     before = sorted(uninterrupted.rglob("*"))
     other = tiny.on(prepared, config_of(optimizer={"learning_rate": 1e-3}))
-    with pytest.raises(ConfigError, match="is another run's config"):
+    told = r"is another run's config: optimizer.learning_rate: got 0.001, expected 0.003"
+    with pytest.raises(ConfigError, match=told):
         train.run(other, uninterrupted)
     assert sorted(uninterrupted.rglob("*")) == before
 
@@ -226,7 +268,7 @@ def test_a_run_goes_on_without_its_init(prepared, uninterrupted, tmp_path, monke
     assert [row[0] for row in told(tmp_path / "run")] == list(range(STEPS))
     assert told(tmp_path / "run")[:2] == stopped
     assert told(tmp_path / "run")[0][1] < told(uninterrupted)[0][1], "it began from trained parts"
-    with pytest.raises(ConfigError, match="give --init or name them"):
+    with pytest.raises(ConfigError, match="give --init CKPT, or, to begin at random, say --train"):
         train.run(config, tmp_path / "other")
 
 

@@ -39,10 +39,10 @@ def test_a_start_gives_its_parts_and_the_recipe_names_the_rest():
 
 def test_parts_that_are_named_wrongly_are_refused():
     start = tiny.params()
-    with pytest.raises(ConfigError, match=r"init_parts: got \['llm'\].*lacks: \[\]"):
+    with pytest.raises(ConfigError, match=r"got \['llm'\].*\[\]; say --train.init-parts with no"):
         initial_params(config_of(train={"init_parts": ("llm",)}), start)
     without = {part: tree for part, tree in start.items() if part != "llm"}
-    with pytest.raises(ConfigError, match=r"init_parts: got \[\].*lacks: \['llm'\]; give --init"):
+    with pytest.raises(ConfigError, match=r"got \[\].*\['llm'\]; say --train.init-parts llm"):
         initial_params(config_of(train={"init_parts": ()}), without)
     with pytest.raises(ConfigError, match=r"train.trainable: got \['dense_head'\]"):
         split(start, ("llm", "dense_head"))
