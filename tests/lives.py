@@ -1,8 +1,8 @@
 """A process that imports all of it once and forks a life of a run for every line of its input.
 
 A line is JSON: `config`, `run_dir`, and when to kill the life, if at all: `at` "file" (before it
-opens one of the run's to write, makes a folder or renames), "frozen", "row" or "save", `count` of
-them within this life, `delay_ms` after it. The answer is the life's exit status.
+opens one of the run's to write, makes a folder or renames), "row" or "save", `count` of them within
+this life, `delay_ms` after it. The answer is the life's exit status.
 """
 
 from __future__ import annotations
@@ -23,14 +23,13 @@ WRITES = ("open", "os.mkdir", "os.rename")
 def main() -> None:
     from multiprocessing import forkserver
 
-    from gem_jax import config, frozen_folder, log, resume, row_workers, train
+    from gem_jax import config, log, resume, row_workers, train
 
     # Each life would import all of it anew for its workers: they are given copies of one process.
     row_workers.prepare(1)
     private = forkserver._forkserver
     forkserver.ensure_running = private.ensure_running = lambda: None
     places = {
-        "frozen": (frozen_folder, "write"),
         "row": (log, "append_metrics"),
         "save": (resume, "save"),
     }
