@@ -236,7 +236,9 @@ def test_a_table_longer_than_the_tokenizer_stays_as_long(added, table, tmp_path)
 def test_a_table_is_neither_cut_nor_lengthened_unasked(rows, table):
     """transformers#20043: rows appeared with whatever an initialiser gave, and none said so."""
     other = dataclasses.replace(ALONE, llm=dataclasses.replace(ALONE.llm, vocab_size=rows))
-    recipe = tiny.changed(tiny.instruct(), train={"init_parts": ()}, data={"length": 20})
+    recipe = tiny.changed(
+        tiny.instruct(), train={"init_parts": (), "trainable": ("llm",)}, data={"length": 20}
+    )
     with pytest.raises(ConfigError) as caught:
         initial_params(dataclasses.replace(recipe, model=other), table)
     said = str(caught.value)
