@@ -177,7 +177,7 @@ def test_any_accumulation_gives_the_same_gradient(counts):
     metrics, grads = grads_of(ALL_ROUND, batch)
     for accumulate in (2, 4):
         told, ours = grads_of(changed(accumulate=accumulate), batch)
-        assert_close(ours, grads, atol=1e-6)
+        assert_close(ours, grads, atol=1e-6, rtol=1e-5)
         assert float(told["loss"]) == pytest.approx(float(metrics["loss"]), rel=1e-6)
         np.testing.assert_allclose(told["row_loss"], metrics["row_loss"], rtol=1e-5)
     assert told["row_labels"].tolist() == list(counts)
@@ -220,8 +220,7 @@ def test_gradients_add_up_in_float32():
     differentiate = functools.partial(gradients, config)
     jaxpr = jax.make_jaxpr(differentiate)(moving, frozen, tiny.batch(8), None).jaxpr
     (scan,) = [eqn for eqn in jaxpr.eqns if eqn.primitive.name == "scan"]
-    carried = scan.outvars[: scan.params["num_carry"]]
-    assert {var.aval.dtype for var in carried} == {jnp.dtype("float32")}
+    assert {var.aval.dtype for var in scan.outvars} == {jnp.dtype("float32")}
     _, grads = jax.eval_shape(differentiate, moving, frozen, tiny.batch(8), None)
     assert {leaf.dtype for leaf in jax.tree.leaves(grads)} == {jnp.dtype("bfloat16")}
 
