@@ -33,6 +33,8 @@ from states import (
     tx_of,
 )
 
+pytestmark = pytest.mark.long
+
 
 @pytest.mark.parametrize(
     ("before", "after"),
