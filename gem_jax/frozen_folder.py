@@ -9,7 +9,6 @@ import shutil
 import sys
 from pathlib import Path
 
-import jax
 from jax.sharding import Mesh
 from orbax.checkpoint import v1 as ocp
 
@@ -98,11 +97,7 @@ def _read(located: Located, config: Config, mesh: Mesh) -> dict:
     if folder is None:
         return {}
     _, shapes = split(param_shapes(config), config.train.trainable)
-    target = jax.tree.map(
-        lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
-        shapes,
-        sharding.param_shardings(mesh, shapes),
-    )
+    target = sharding.placed_shapes(shapes, sharding.param_shardings(mesh, shapes))
     frozen = None
     try:
         with silence():

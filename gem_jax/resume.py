@@ -105,11 +105,7 @@ def _target(config: Config, tx: optax.GradientTransformation, mesh: jax.sharding
     moving, _ = split(shapes, config.train.trainable)
     saved = saved_state(jax.eval_shape(functools.partial(fresh_state, tx), moving))
     saved["optimizer"]["sums"] = jax.eval_shape(summed, saved)
-    return jax.tree.map(
-        lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
-        saved,
-        sharding.state_shardings(mesh, saved, shapes),
-    )
+    return sharding.placed_shapes(saved, sharding.state_shardings(mesh, saved, shapes))
 
 
 def _read(writer: ocp.training.Checkpointer, located: Located, target: dict) -> dict | None:

@@ -120,6 +120,15 @@ def state_shardings(mesh: Mesh, state: Any, params: Any) -> Any:
     return jax.tree.map_with_path(sharding, state)
 
 
+def placed_shapes(shapes: Any, where: Any) -> Any:
+    """Returns the tree of shapes whose leaves say where they lie: what orbax reads onto a mesh."""
+    return jax.tree.map(
+        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+        shapes,
+        where,
+    )
+
+
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """Returns the sharding of anything whose axis 0 is the batch: cut by data and fsdp."""
     return NamedSharding(mesh, P(ROW_AXES))

@@ -32,8 +32,6 @@ from gem_jax.recipes import load_recipe
 from gem_jax.tokenizer import save_tokenizer, train_tokenizer
 from wfdb_records import edit_header, write
 
-pytestmark = pytest.mark.long
-
 ROOT = Path(__file__).parents[1]
 # 79 bpm, regular, without anything to beware of; 1000 per mV.
 SOURCE = SAMPLE / "ludb" / "18"

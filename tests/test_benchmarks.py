@@ -16,8 +16,6 @@ from benchmarks.make_7b import SIZES, ecg_shapes, gem_shapes, main, require_disk
 from gem_jax.models.gem import abstract_batch
 from gem_jax.weights.files import WeightsError, open_folder
 
-pytestmark = pytest.mark.long
-
 ROOT = Path(__file__).parents[1]
 GOLDEN = Path(__file__).parent / "goldens" / "gem_llama_tiny"
 

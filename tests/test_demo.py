@@ -15,8 +15,6 @@ import pytest
 from data_prep.records import BadInput
 from gem_jax import checkpoint, demo, log
 
-pytestmark = pytest.mark.long
-
 ROOT = Path(__file__).parents[1]
 
 

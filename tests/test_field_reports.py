@@ -41,8 +41,6 @@ from gem_jax.weights.write import write_gem
 from synthetic import ecg
 from test_weights_files import mapping, push, save_torch, tensor
 
-pytestmark = pytest.mark.long
-
 GOLDENS = Path(__file__).parent / "goldens"
 LLAMA = GOLDENS / "gem_llama_tiny"
 QWEN = GOLDENS / "gem_qwen_tiny"

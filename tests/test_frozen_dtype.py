@@ -18,8 +18,6 @@ from gem_jax.paths import flat
 from gem_jax.start import param_shapes, placed_params
 from gem_jax.weights.read import read_gem
 
-pytestmark = pytest.mark.long
-
 LORA = LoraConfig(4, 8.0)
 BFLOAT16 = jnp.dtype("bfloat16")
 KERNEL = "llm/layers/self_attn/q_proj/kernel"

@@ -30,8 +30,6 @@ from states import (
     state_of,
 )
 
-pytestmark = pytest.mark.long
-
 CONFIG = KINDS["alignment"]
 ONE = mesh_of(1, 1, 1)
 

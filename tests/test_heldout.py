@@ -18,8 +18,6 @@ from gem_jax.data import as_arrays, heldout_batches
 from gem_jax.objectives import counts_of, sums_of
 from gem_jax.tokenizer import load_tokenizer
 
-pytestmark = pytest.mark.long
-
 
 def recipe(prepared: Path) -> Config:
     """Six steps, evaluated after four and at the end; two tasks of three held-out records each."""

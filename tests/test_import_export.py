@@ -24,8 +24,6 @@ from gem_jax.weights.read import read_gem
 from gem_jax.weights.stream import start_folder
 from gem_jax.weights.write import write_gem
 
-pytestmark = pytest.mark.long
-
 GOLDENS = Path(__file__).parent / "goldens"
 LLAMA = GOLDENS / "gem_llama_tiny"
 

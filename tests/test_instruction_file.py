@@ -23,8 +23,6 @@ from gem_jax.tokenizer import load_tokenizer
 from gem_jax.tokens import IGNORED, IMAGE_TOKEN
 from gem_jax.weights.hf_config import read_official
 
-pytestmark = pytest.mark.long
-
 LLAMA = official.GOLDEN.parent / "gem_llama_tiny"
 MICRO_BATCHES = 20
 

@@ -26,8 +26,6 @@ from gem_jax.answers import Text
 from gem_jax.models.ecg import EcgConfig
 from gem_jax.models.gem import abstract_params
 
-pytestmark = pytest.mark.long
-
 # What `interpret` asks of a model whose answer a test gives: how much of a record it reads.
 MUTE = SimpleNamespace(config=SimpleNamespace(ecg=EcgConfig.coca_vit_b_32()))
 

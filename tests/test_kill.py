@@ -21,7 +21,7 @@ from gem_jax.config import Config, to_dict
 from gem_jax.paths import flat
 from test_row_workers import session
 
-pytestmark = [pytest.mark.timeout(900), pytest.mark.long]
+pytestmark = pytest.mark.timeout(900)
 STEPS = 30
 KILLS = 20
 

@@ -23,8 +23,6 @@ from gem_jax.weights import save
 from gem_jax.weights.peft import read_adapter, read_factors
 from gem_jax.weights.read import read_gem
 
-pytestmark = pytest.mark.long
-
 LORA = LoraConfig(4, 8.0)
 ROOT = Path(__file__).parents[1]
 

@@ -14,8 +14,6 @@ from gem_jax import cli, orbax_leaves
 from gem_jax.weights.files import INDEX, SINGLE, WeightsError
 from test_weights_files import evil, mapping, save_torch
 
-pytestmark = pytest.mark.long
-
 LLAMA = Path(__file__).parent / "goldens" / "gem_llama_tiny"
 SHARD = "model-00003-of-00005.safetensors"
 LAST = "model-00005-of-00005.safetensors"

@@ -21,8 +21,6 @@ from gem_jax.weights.names import NEWLINE, gem_slots
 from gem_jax.weights.tower_export import write_vision
 from published import LANGUAGE_MODELS, LLAVA_MODELS
 
-pytestmark = pytest.mark.long
-
 GOLDENS = Path(__file__).parent / "goldens"
 GEMS = ("gem_llama_tiny", "gem_qwen_tiny", "gem_anyres_tiny")
 # They point to the towers that an export writes beside config.json.

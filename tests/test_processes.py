@@ -20,7 +20,7 @@ from gem_jax.config import Config, ConfigError, MeshConfig
 from gem_jax.paths import flat
 from gem_jax.run_lock import alone
 
-pytestmark = [pytest.mark.timeout(900), pytest.mark.long]
+pytestmark = pytest.mark.timeout(900)
 ROOT = Path(__file__).parents[1]
 LOCAL = ROOT / "experiments" / "launch" / "local.py"
 STEPS = 6

@@ -95,7 +95,6 @@ def unlike() -> list[str]:
     return sorted(first.values())
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("spec", unlike(), ids=lambda spec: spec.rpartition("/")[2])
 def test_the_shrunk_recipe_takes_real_steps_and_goes_on_bit_for_bit(spec, prepared, tmp_path):
     """C-06: stopped after a step that moved something, it ends as the uninterrupted run."""

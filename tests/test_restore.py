@@ -33,8 +33,6 @@ from states import (
     tx_of,
 )
 
-pytestmark = pytest.mark.long
-
 
 @pytest.mark.parametrize(
     ("before", "after"),

@@ -20,8 +20,6 @@ from gem_jax import checkpoint, log, resume, step_folders, train
 from gem_jax.config import ConfigError, read_json, to_dict
 from gem_jax.paths import flat
 
-pytestmark = pytest.mark.long
-
 STEPS = 12
 # A process that sends itself a signal as soon as the metrics of a step are written.
 STOPPED_AT = """

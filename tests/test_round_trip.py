@@ -7,7 +7,6 @@ from pathlib import Path
 
 import jax
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -19,8 +18,6 @@ from gem_jax.tokenizer import save_tokenizer, train_tokenizer
 from gem_jax.weights import load, save
 from gem_jax.weights.files import open_file
 from gem_jax.weights.write import write_gem
-
-pytestmark = pytest.mark.long
 
 TOKENIZER = train_tokenizer(["Rate 72 bpm."], 300)
 PROJECTORS = ("linear", "mlp2x_gelu", "mlp3x_gelu", "identity")

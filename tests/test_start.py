@@ -18,8 +18,6 @@ from gem_jax.optimizer import split
 from gem_jax.paths import flat
 from gem_jax.start import initial_params, param_shapes, placed_params
 
-pytestmark = pytest.mark.long
-
 
 def config_of(**sections):
     return tiny.changed(tiny.instruct(), **sections)

@@ -197,7 +197,6 @@ def test_microbatch_weighting_is_the_mean_of_the_micro_batches_means():
     assert float(metrics["loss"]) == pytest.approx(np.mean(losses), rel=1e-6)
 
 
-@pytest.mark.long
 def test_stage_0_accumulates_to_the_same_gradient():
     batch, dense = tiny.batch(8), tiny.dense(8)
     metrics, grads = grads_of(STAGE_0, batch, dense)
@@ -292,7 +291,6 @@ def on_mesh(sizes, config, batch, dense=None):
         return grads_of(config, batch, dense, placed)
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("mesh", MESHES)
 def test_sharded_loss_and_gradients_are_the_unsharded_ones(mesh, unsharded):
     config, batch, metrics, grads = unsharded
@@ -309,7 +307,6 @@ def test_sharded_loss_and_gradients_are_the_unsharded_ones(mesh, unsharded):
     assert furthest(others[1], grads) > 1e-3, "the control: another batch's"
 
 
-@pytest.mark.long
 def test_sharded_stage_0_is_the_unsharded_one():
     batch, dense = tiny.batch(8), tiny.dense(8)
     metrics, grads = grads_of(STAGE_0, batch, dense)

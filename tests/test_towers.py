@@ -24,8 +24,6 @@ from gem_jax.weights.files import WeightsError, open_file, open_folder
 from gem_jax.weights.read import read_gem
 from gem_jax.weights.towers import plan_tower
 
-pytestmark = pytest.mark.long
-
 GOLDENS = Path(__file__).parent / "goldens"
 LLAMA = GOLDENS / "gem_llama_tiny"
 ECG = LLAMA / "ecg_tower" / "cpt_wfep_epoch_20.pt"

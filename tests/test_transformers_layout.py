@@ -26,8 +26,6 @@ from gem_jax.weights.hf_config import read_official
 from gem_jax.weights.read import Added, read_gem, read_with
 from gem_jax.weights.transformers_layout import read_transformers
 
-pytestmark = pytest.mark.long
-
 GOLDENS = Path(__file__).parent / "goldens"
 IMAGE_ID = 96
 TEXT = {

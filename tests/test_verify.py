@@ -16,8 +16,6 @@ from gem_jax.reference_checks import ABSENT
 from gem_jax.weights import load
 from gem_jax.weights.read import read_gem
 
-pytestmark = pytest.mark.long
-
 GOLDENS = Path(__file__).parent / "goldens"
 MODELS = ("gem_llama_tiny", "gem_qwen_tiny", "gem_anyres_tiny")
 
