@@ -1,18 +1,23 @@
-"""Leads made ready for wave finding: without gaps, at one working rate, filtered, cut into windows.
+"""Leads made ready for the delineation network: without gaps or wander, at one rate, in frames.
 
-Axes: L leads, T samples, N beats, W samples of a window.
+Axes: L leads, T samples, U samples at the working rate, F frames, W samples of a frame.
 """
 
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Bool, Float, Shaped
+from jaxtyping import Bool, Float
 from scipy import ndimage, signal
 
 RATE_HZ = 500  # the working rate: 2 ms, the grid that cardiologists mark on
+FRAME_STEP = 8  # samples from one frame to the next: 16 ms
+FRAME_LENGTH = 32  # samples that a frame sees
+MOMENT = 2  # samples that are of one class: 4 ms
+WANDER_HZ = 0.4
+CLIP = 15.0  # of a lead's heights: beyond lie spikes that are no ECG
 
 
-def samples_of(duration_ms: int) -> int:
+def samples_of(duration_ms: float) -> int:
     """Returns a duration in samples of the working rate."""
     return round(duration_ms * RATE_HZ / 1000)
 
@@ -27,17 +32,21 @@ def alive_leads(signal_mv: Float[np.ndarray, "L T"]) -> Bool[np.ndarray, " L"]:
     return spread > max(1e-3 * float(spread.max()), 1e-9)
 
 
-def at_working_rate(
-    signal_mv: Float[np.ndarray, "L T"], sampling_rate_hz: float
-) -> Float[np.ndarray, "L U"]:
-    """Returns the leads at RATE_HZ (cubic), gaps bridged by lines, the median taken off each."""
+def bridged(signal_mv: Float[np.ndarray, "L T"]) -> Float[np.ndarray, "L T"]:
+    """Returns the leads with straight lines over what is missing; zero where all of it is."""
     x = np.array(signal_mv, dtype=np.float64)
-    time = np.arange(x.shape[1])
-    for row in x:
-        there = np.isfinite(row)
-        if not there.all():
-            row[:] = np.interp(time, time[there], row[there])
-    x -= np.median(x, axis=1, keepdims=True)
+    for row, there in zip(x, np.isfinite(x), strict=True):
+        if not there.any():
+            row[:] = 0.0
+        elif not there.all():
+            row[~there] = np.interp(np.flatnonzero(~there), np.flatnonzero(there), row[there])
+    return x
+
+
+def at_working_rate(
+    x: Float[np.ndarray, "L T"], sampling_rate_hz: float
+) -> Float[np.ndarray, "L U"]:
+    """Returns the leads at RATE_HZ, by cubic interpolation; x has no gaps."""
     if sampling_rate_hz == RATE_HZ:
         return x
     if sampling_rate_hz > RATE_HZ:  # what the working rate cannot hold
@@ -47,18 +56,37 @@ def at_working_rate(
     return np.stack([ndimage.map_coordinates(row, at, order=3, mode="nearest") for row in x])
 
 
-def filtered(
-    x: Float[np.ndarray, "L T"], cutoff_hz: float | tuple[float, float]
-) -> Float[np.ndarray, "L T"]:
-    """Returns the leads below one frequency or between two (Butterworth, order 2, both ways)."""
-    kind = "bandpass" if isinstance(cutoff_hz, tuple) else "lowpass"
-    sections = signal.butter(2, cutoff_hz, kind, fs=RATE_HZ, output="sos")
-    return signal.sosfiltfilt(sections, x, axis=-1)
+def without_wander(x: Float[np.ndarray, "L U"]) -> Float[np.ndarray, "L U"]:
+    """Returns the leads above WANDER_HZ (Butterworth, order 2, both ways)."""
+    sections = signal.butter(2, WANDER_HZ, "highpass", fs=RATE_HZ, output="sos")
+    mirrored = min(2 * RATE_HZ, x.shape[1] - 1)  # beyond both ends, so that the filter settles
+    return signal.sosfiltfilt(sections, x, axis=-1, padtype="even", padlen=mirrored)
 
 
-def windows(
-    x: Shaped[np.ndarray, "*L T"], centres: Shaped[np.ndarray, " N"], first: int, last: int
-) -> Shaped[np.ndarray, "*L N W"]:
-    """Returns samples `first` to `last` (exclusive) around each centre; edge samples repeat."""
-    at = np.asarray(centres, dtype=int)[:, None] + np.arange(first, last)
-    return x[..., np.clip(at, 0, x.shape[-1] - 1)]
+def frames(x: Float[np.ndarray, "L U"]) -> Float[np.ndarray, "L F W+1"]:
+    """Returns overlapping stretches of each lead in units of its own height.
+
+    The last column is that height against the leads' common one, as a logarithm, so that the
+    network knows a faint lead. Frame f is centred on samples 8 f to 8 f + 7.
+
+    Args:
+        x: without wander, a multiple of FRAME_STEP long.
+    """
+    own = heights(x)
+    common = np.sqrt(np.mean(own**2)) + 1e-9
+    beside = (FRAME_LENGTH - FRAME_STEP) // 2
+    scaled = np.clip(x / np.maximum(own, 0.05 * common), -CLIP, CLIP).astype(np.float32)
+    padded = np.pad(scaled, ((0, 0), (beside, beside)), mode="edge")
+    seen = np.lib.stride_tricks.sliding_window_view(padded, FRAME_LENGTH, axis=1)[:, ::FRAME_STEP]
+    size = np.log(np.maximum(own, 1e-3 * common) / common).astype(np.float32)
+    return np.concatenate([seen, np.broadcast_to(size[:, None], (*seen.shape[:2], 1))], axis=2)
+
+
+def heights(x: Float[np.ndarray, "L U"]) -> Float[np.ndarray, "L 1"]:
+    """Returns a quarter of the height that most seconds of a lead reach.
+
+    A second with an artefact does not count, nor do slow rhythms' seconds without a beat.
+    """
+    seconds = max(x.shape[1] // RATE_HZ, 1)
+    top = np.abs(x[:, : seconds * RATE_HZ]).reshape(len(x), seconds, -1).max(axis=2)
+    return 0.25 * np.sort(top, axis=1)[:, [round(0.7 * (seconds - 1))]]

@@ -35,7 +35,7 @@ LEAD_COLUMNS = {  # heading: quantity
 }
 
 
-def measure(record: Record, method: Method = "rules") -> Measurement:
+def measure(record: Record, method: Method = "trained") -> Measurement:
     """Returns the measurement of a record: its waves found, measured, its quality assessed."""
     measured = measure_waves(record, find_waves(record, method))
     return dataclasses.replace(measured, quality=assess(record, measured))
@@ -45,7 +45,7 @@ def measure_files(
     paths: Sequence[str | Path],
     processes: int = 2,
     cache_dir: Path | None = None,
-    method: Method = "rules",
+    method: Method = "trained",
 ) -> Iterator[Measurement | BadInput]:
     """Yields for each path, in order, its measurement or why the record cannot be used.
 
@@ -146,7 +146,7 @@ def main(
     *,
     json: bool = False,
     processes: int = 2,
-    method: Method = "rules",
+    method: Method = "trained",
 ) -> int:
     """Measure every beat in every lead of records: intervals, amplitudes, axis, rhythm, quality.
 

@@ -7,9 +7,8 @@ import warnings
 import numpy as np
 from jaxtyping import Float, Int
 
-from data_prep.beats import find_beats
-from data_prep.conditioning import RATE_HZ, alive_leads, at_working_rate, samples_of, windows
-from data_prep.delineate import MIN_DURATION_S
+from data_prep import delineate as trained
+from data_prep.conditioning import RATE_HZ, alive_leads, at_working_rate, bridged
 from data_prep.waves import QRS_PEAK
 
 # Its columns in the order of waves.FIDUCIALS; the R peak it takes as given.
@@ -25,20 +24,22 @@ COLUMNS = (
     "ECG_T_Offsets",
 )
 
+REACH = 30  # samples from our beat to its peak
+
 
 def delineate(
     signal_mv: Float[np.ndarray, "L T"], sampling_rate_hz: float
 ) -> Float[np.ndarray, "L N 9"]:
     """Returns the marks of each beat as whole samples of `signal_mv`; NaN for what is not there."""
-    num_leads, num_samples = signal_mv.shape
-    alive = alive_leads(signal_mv)
-    beats = np.empty(0, dtype=int)
-    if num_samples >= MIN_DURATION_S * sampling_rate_hz and alive.any():
-        x = at_working_rate(signal_mv[alive], sampling_rate_hz)
-        beats = find_beats(x)
-    marks = np.full((num_leads, len(beats), len(COLUMNS)), np.nan)
-    if len(beats) > 2:  # it learns the width of its windows from the beats
-        marks[alive] = [_lead(row, beats) for row in x]
+    peaks = trained.delineate(signal_mv, sampling_rate_hz)[..., QRS_PEAK]
+    beats = np.sort(peaks[:, np.isfinite(peaks).any(axis=0)], axis=0)  # NaN last
+    count = np.isfinite(beats).sum(axis=0)
+    middle = beats[(count - 1) // 2, np.arange(beats.shape[1])] * (RATE_HZ / sampling_rate_hz)
+    marks = np.full((len(signal_mv), len(middle), len(COLUMNS)), np.nan)
+    if len(middle) > 2:  # it learns the width of its windows from the beats
+        alive = alive_leads(signal_mv)
+        x = at_working_rate(bridged(signal_mv[alive]), sampling_rate_hz)
+        marks[alive] = [_lead(row, middle.astype(int)) for row in x]
     return np.round(marks * (sampling_rate_hz / RATE_HZ))
 
 
@@ -49,8 +50,8 @@ def _lead(row: Float[np.ndarray, " T"], beats: Int[np.ndarray, " N"]) -> Float[n
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of empty slices, where it finds no wave
         clean = neurokit2.ecg_clean(row, sampling_rate=RATE_HZ)
-        near = np.abs(windows(clean, beats, -samples_of(60), samples_of(60)))
-        peaks = np.clip(beats - samples_of(60) + near.argmax(axis=1), 0, len(row) - 1)
+        near = np.clip(beats[:, None] + np.arange(-REACH, REACH + 1), 0, len(row) - 1)
+        peaks = near[np.arange(len(beats)), np.abs(clean[near]).argmax(axis=1)]
         found = neurokit2.ecg_delineate(clean, peaks, sampling_rate=RATE_HZ, method="dwt")[1]
     for i, column in enumerate(COLUMNS):
         if column is None:

@@ -25,7 +25,7 @@ FIDUCIALS = (
     "t_offset",
 )
 P_PEAK, QRS_PEAK, T_PEAK = 1, 4, 7
-Method = Literal["rules", "neurokit2"]
+Method = Literal["trained", "neurokit2"]
 
 
 @dataclass(frozen=True)
@@ -53,12 +53,12 @@ def no_waves(leads: tuple[str, ...], sampling_rate_hz: float) -> Waves:
     return Waves(leads, sampling_rate_hz, np.empty((len(leads), 0, len(FIDUCIALS))))
 
 
-def find_waves(record: Record, method: Method = "rules") -> Waves:
+def find_waves(record: Record, method: Method = "trained") -> Waves:
     """Returns the marks of every heartbeat of `record`, in order and within the record.
 
     Args:
         record: any sampling rate, any leads; missing samples (NaN) are bridged.
-        method: `rules`, or `neurokit2` for that package's wavelet delineation on our beats.
+        method: `trained`, our network; or `neurokit2`, that package's wavelets on our beats.
     """
     if method == "neurokit2":
         from data_prep.neurokit import delineate

@@ -1,0 +1,163 @@
+"""Bounds of waves from the network's probabilities: decided on all leads, bounded lead by lead.
+
+A heartbeat's waves are in all leads at once, so whether there is one is decided on the joint
+probabilities; where it begins and ends in a lead, by that lead's own. A bound is the mean of what
+the probabilities leave open: the probability that the wave has begun, summed outward from where it
+is sure. No other estimate has a smaller mean square error.
+
+Axes: L leads, S moments (MOMENT samples each), N beats, M moments of a window.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from jaxtyping import Float
+
+from data_prep.conditioning import MOMENT, RATE_HZ
+from data_prep.network import CLASSES
+
+WAVES = ("p", "qrs", "t")
+SURE, DOUBTFUL, ABSENT = 0.5, 0.2, 0.15  # of a wave, jointly; of a wave in one lead
+LONGEST_PR_MS = 400.0
+P_SHARE = 0.25  # fewer P than this share of the beats are chance: fibrillation has none
+
+Stretch = tuple[int, int]  # first moment of a wave, and the one after its last
+
+
+def moments(duration_ms: float) -> int:
+    """Returns a duration in moments."""
+    return round(duration_ms * RATE_HZ / 1000 / MOMENT)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a wave of a kind is like, in moments.
+
+    Attributes:
+        joined: Stretches nearer than this are one wave.
+        shortest: So much probability a wave has at least.
+        reach: How far a lead's bounds may lie from the joint ones.
+    """
+
+    joined: int
+    shortest: int
+    reach: int
+
+
+SHAPES = {
+    "p": Shape(moments(20), moments(28), moments(80)),
+    "qrs": Shape(moments(32), moments(24), moments(60)),
+    "t": Shape(moments(60), moments(40), moments(120)),
+}
+
+
+def decode(
+    lead: Float[np.ndarray, "L S K"], joint: Float[np.ndarray, "S K"]
+) -> Float[np.ndarray, "L N 3 2"]:
+    """Returns onset and offset of P, QRS and T of each beat in samples; NaN for what is not there.
+
+    Args:
+        lead: class probabilities in each lead.
+        joint: the same of the record as a whole.
+    """
+    beats = find_beats(joint)
+    bounds = np.full((len(lead), len(beats), len(WAVES), 2), np.nan)
+    for w, wave in enumerate(WAVES):
+        having = [k for k, beat in enumerate(beats) if beat[w] is not None]
+        found = [beats[k][w] for k in having]
+        own = lead[..., CLASSES.index(wave)]
+        for k, (low, high), stretch in zip(having, _windows(found, len(joint)), found, strict=True):
+            bounds[:, k, w] = _bounds(own, stretch, max(low, 0), high, SHAPES[wave].reach)
+    return _apart(bounds * MOMENT - 0.5)
+
+
+Beat = tuple[Stretch | None, Stretch | None, Stretch | None]
+
+
+def find_beats(joint: Float[np.ndarray, "S K"]) -> list[Beat]:
+    """Returns P, QRS and T of each heartbeat in time; a P that no QRS follows is one of its own."""
+    p, qrs, t = (joint[:, CLASSES.index(wave)] for wave in WAVES)
+    complexes = _stretches(qrs, SHAPES["qrs"], SURE)
+    waves_p = _stretches(p, SHAPES["p"], SURE)
+    edges = [0, *(edge for stretch in complexes for edge in stretch), len(joint)]
+    gaps = list(zip(edges[::2], edges[1::2], strict=True))  # before, between and after the QRS
+    in_gap = [[one for one in waves_p if low <= sum(one) / 2 < high] for low, high in gaps]
+    if len(waves_p) < P_SHARE * len(complexes):
+        in_gap = [[] for _ in gaps]
+    elif sum(map(bool, in_gap[:-1])) > len(complexes) / 2:
+        in_gap = [some or _doubtful(p, gap, "p") for some, gap in zip(in_gap, gaps, strict=True)]
+    beats: list[Beat] = []
+    for k, complex_ in enumerate(complexes):
+        own = in_gap[k][-1:] if in_gap[k] and _leads_to(in_gap[k][-1], complex_) else []
+        beats += [(one, None, None) for one in in_gap[k][: len(in_gap[k]) - len(own)]]
+        after = gaps[k + 1]
+        waves_t = [o for o in _stretches(t, SHAPES["t"], SURE) if after[0] <= sum(o) / 2 < after[1]]
+        waves_t = waves_t or _doubtful(t, after, "t")
+        largest = max(waves_t, key=lambda one: t[slice(*one)].sum(), default=None)
+        beats.append((own[0] if own else None, complex_, largest))
+    return beats + [(one, None, None) for one in in_gap[-1]]
+
+
+def _leads_to(p: Stretch, qrs: Stretch) -> bool:
+    return qrs[0] - p[0] <= moments(LONGEST_PR_MS)
+
+
+def _doubtful(probability: Float[np.ndarray, " S"], gap: Stretch, wave: str) -> list[Stretch]:
+    """Returns the likeliest wave of a gap that has no sure one, if it is likely at all."""
+    low, high = gap
+    shape = SHAPES[wave]
+    found = _stretches(probability[low:high], shape, DOUBTFUL)
+    found.sort(key=lambda one: probability[low + one[0] : low + one[1]].sum())
+    return [(low + first, low + last) for first, last in found[-1:]]
+
+
+def _stretches(probability: Float[np.ndarray, " S"], shape: Shape, above: float) -> list[Stretch]:
+    """Returns where a wave is likelier than `above`, near ones joined, faint ones left out."""
+    change = np.diff(np.concatenate([[0], probability > above, [0]]).astype(np.int8))
+    joined: list[Stretch] = []
+    for first, last in zip(np.flatnonzero(change > 0), np.flatnonzero(change < 0), strict=True):
+        if joined and first - joined[-1][1] < shape.joined:
+            joined[-1] = (joined[-1][0], int(last))
+        else:
+            joined.append((int(first), int(last)))
+    least = shape.shortest * (1.0 if above >= SURE else 0.5)
+    return [one for one in joined if probability[slice(*one)].sum() >= least]
+
+
+def _windows(found: Sequence[Stretch], num_moments: int) -> list[Stretch]:
+    """Returns for each wave the stretch that is nearer to it than to its like."""
+    middles = [(one[1] + after[0]) // 2 for one, after in pairwise(found)]
+    edges = [0, *middles, num_moments]
+    return list(pairwise(edges)) if found else []
+
+
+def _bounds(
+    own: Float[np.ndarray, "L S"], joint: Stretch, low: int, high: int, reach: int
+) -> Float[np.ndarray, "L 2"]:
+    """Returns the edges of one wave in each lead, in moments; NaN where the lead shows none."""
+    low, high = max(low, joint[0] - reach), min(high, joint[1] + reach)
+    window = own[:, low:high]
+    top = window.max(axis=1, keepdims=True)
+    likely = window / np.maximum(top, 1e-9)
+    time, peak = np.arange(high - low), likely.argmax(axis=1)[:, None]
+    begun = np.minimum.accumulate(np.where(time > peak, 1.0, likely)[:, ::-1], axis=1)
+    going = np.minimum.accumulate(np.where(time < peak, 1.0, likely), axis=1)
+    edges = np.stack([high - begun.sum(axis=1), low + going.sum(axis=1)], axis=1)
+    return np.where(top > ABSENT, edges, np.nan)
+
+
+def _apart(bounds: Float[np.ndarray, "L N 3 2"]) -> Float[np.ndarray, "L N 3 2"]:
+    """Returns the bounds with those moved that overlap the wave before or after: QRS stays."""
+    p, qrs, t = np.moveaxis(bounds, 2, 0)  # views, each L N 2
+    absent = np.isnan(bounds)
+    p[..., 1] = np.fmin(p[..., 1], qrs[..., 0])
+    t[..., 0] = np.fmax(t[..., 0], qrs[..., 1] + 1)
+    t[:, :-1, 1] = np.fmin(t[:, :-1, 1], qrs[:, 1:, 0] - 1)
+    ended = np.fmax(qrs[:, :-1, 1], t[:, :-1, 1])
+    p[:, 1:, 0] = np.fmax(p[:, 1:, 0], ended + 1)
+    bounds[absent] = np.nan
+    return bounds
