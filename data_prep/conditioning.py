@@ -1,6 +1,6 @@
 """Leads made ready for the delineation network: without gaps or wander, at one rate, in frames.
 
-Axes: L leads, T samples, U samples at the working rate, F frames, W samples of a frame.
+Axes: L leads, T samples, U samples at the working rate, F frames, V values of a frame.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def without_wander(x: Float[np.ndarray, "L U"]) -> Float[np.ndarray, "L U"]:
     return signal.sosfiltfilt(sections, x, axis=-1, padtype="even", padlen=mirrored)
 
 
-def frames(x: Float[np.ndarray, "L U"]) -> Float[np.ndarray, "L F W+1"]:
+def frames(x: Float[np.ndarray, "L U"]) -> Float[np.ndarray, "L F V"]:
     """Returns overlapping stretches of each lead in units of its own height.
 
     The last column is that height against the leads' common one, as a logarithm, so that the

@@ -48,13 +48,13 @@ def probabilities(
     return _classes(params, "lead_out", _each_lead(params, lead, levels)), joint
 
 
-def _pooled(lead: Float[np.ndarray, "L T C"]) -> Float[np.ndarray, "1 T 2C"]:
+def _pooled(lead: Float[np.ndarray, "L T C"]) -> Float[np.ndarray, "1 T D"]:
     """Returns mean and root mean square over the leads."""
     square = np.einsum("ltc,ltc->tc", lead, lead) / len(lead)
     return np.concatenate([lead.mean(axis=0), np.sqrt(square + 1e-4)], axis=-1)[None]
 
 
-def _joint(params: Params, x: Float[np.ndarray, "1 T C"]) -> list[Float[np.ndarray, "1 t c"]]:
+def _joint(params: Params, x: Float[np.ndarray, "1 T C"]) -> list[Array]:
     """Returns the features of all leads together at each resolution, finest first."""
     x = _block(params, "joint_block", _dense(params, "joint_stem", x))
     finer = []
@@ -73,8 +73,8 @@ def _joint(params: Params, x: Float[np.ndarray, "1 T C"]) -> list[Float[np.ndarr
 
 
 def _each_lead(
-    params: Params, lead: Float[np.ndarray, "L T C"], levels: list[Float[np.ndarray, "1 t c"]]
-) -> Float[np.ndarray, "L T c"]:
+    params: Params, lead: Float[np.ndarray, "L T C"], levels: list[Array]
+) -> Float[np.ndarray, "L T E"]:
     """Returns each lead's features, told what all leads have in common at each resolution."""
     x = lead
     finer = []

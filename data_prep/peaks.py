@@ -24,7 +24,9 @@ def qrs_peak(
     """
     before = max(1, round(PQ_MS * rate_hz / 1000))
     first = _first(bounds)
-    level = _values(signal, first - before, before + 1).mean(axis=-1, keepdims=True)
+    level = _values(signal, first - before, before + 1).mean(axis=-1)
+    typical = np.nanmedian(signal, axis=1, keepdims=True)  # a QRS at the start has no PQ level
+    level = np.where(first >= before, level, typical)[..., None]
     window, inside = _window(signal, bounds)
     return _at(first, np.where(inside, np.abs(window - level), -1.0), bounds, window)
 

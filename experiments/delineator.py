@@ -96,7 +96,7 @@ class Delineator(nn.Module):
     def _drop(self, x: Float[Array, "N T C"], train: bool) -> Float[Array, "N T C"]:
         return nn.Dropout(self.dropout, broadcast_dims=(1,))(x, deterministic=not train)
 
-    def _joint(self, x: Float[Array, "B T C"], train: bool) -> list[Float[Array, "B t c"]]:
+    def _joint(self, x: Float[Array, "B T C"], train: bool) -> list[Array]:
         x = self._block("joint_block", nn.Dense(self.joint_dims[0], name="joint_stem")(x))
         finer = []
         for depth in range(1, JOINT_DEPTH):
@@ -114,7 +114,7 @@ class Delineator(nn.Module):
 
     def _each_lead(
         self, x: Float[Array, "N T C"], levels: Sequence[Array], leads: int, train: bool
-    ) -> Float[Array, "N T c"]:
+    ) -> Float[Array, "N T E"]:
         finer = []
         for depth in range(LEAD_DEPTH):
             width = self.told_dims[depth]
@@ -129,18 +129,18 @@ class Delineator(nn.Module):
         return x
 
 
-def _pooled(lead: Float[Array, "B L T C"], alive: Float[Array, "B L"]) -> Float[Array, "B T 2C"]:
+def _pooled(lead: Float[Array, "B L T C"], alive: Float[Array, "B L"]) -> Float[Array, "B T D"]:
     shown = alive[:, :, None, None]
     count = shown.sum(axis=1)
     square = (lead**2 * shown).sum(axis=1) / count
     return jnp.concatenate([(lead * shown).sum(axis=1) / count, jnp.sqrt(square + 1e-4)], axis=-1)
 
 
-def _halved(x: Float[Array, "N T C"]) -> Float[Array, "N t 2C"]:
+def _halved(x: Float[Array, "N T C"]) -> Float[Array, "N H D"]:
     return x.reshape(len(x), x.shape[1] // 2, 2 * x.shape[2])
 
 
-def _doubled(x: Float[Array, "N T C"]) -> Float[Array, "N t C"]:
+def _doubled(x: Float[Array, "N T C"]) -> Float[Array, "N D C"]:
     return jnp.repeat(x, 2, axis=1)
 
 

@@ -16,8 +16,16 @@ from pathlib import Path
 import numpy as np
 from flax import struct
 from jaxtyping import Float
+from scipy import ndimage
 
-from data_prep.conditioning import MOMENT, RATE_HZ, bridged, frames, without_wander
+from data_prep.conditioning import (
+    MOMENT,
+    RATE_HZ,
+    at_working_rate,
+    bridged,
+    frames,
+    without_wander,
+)
 from data_prep.marks import read_marks
 from data_prep.network import CLASSES
 from data_prep.records import BadInput, find, read
@@ -27,6 +35,7 @@ FOLDS = Path(__file__).with_name("ludb_folds.json")
 NUM_LEADS = 12
 NUM_SAMPLES = 4096  # 8.2 s
 TIME_SCALE = (0.75, 1.35)
+COARSE_HZ, COARSE_SHARE = 100, 0.15  # some records were sampled at a low rate
 MICROVOLT_MV = 1e-3
 
 
@@ -203,11 +212,9 @@ def _made(rng: np.random.Generator) -> Scene:
     made = made_ecg(rng, NUM_SAMPLES, RATE_HZ)
     beat, wave = np.nonzero(np.isfinite(made.bounds[..., 0]))
     at = made.bounds[beat, wave]
-    one = np.column_stack([wave + 1, at, at.mean(axis=1)])
-    waves = np.concatenate(
-        [np.column_stack([np.full(len(one), lead), one]) for lead in range(NUM_LEADS)]
-    )
-    return Scene(without_wander(made.signal_mv), *_known(waves))
+    classes, marked = _known(np.column_stack([0 * wave, wave + 1, at, at.mean(axis=1)]))
+    every = [0] * NUM_LEADS  # the waves of the first lead are those of all
+    return Scene(without_wander(made.signal_mv), classes[every], marked[every])
 
 
 def _nothing(rng: np.random.Generator) -> Scene:
@@ -262,6 +269,10 @@ def _disturbed(rng: np.random.Generator, scene: Scene, share: float) -> Scene:
         x = x + size * rng.uniform(0.0, 0.1) * wave(rng.choice([50.0, 60.0]))
     if rng.random() < 0.5:
         x = x + size * rng.uniform(0.0, 0.3) * (wave(rng.uniform(0.1, 0.7)) + wave(0.4))
+    if rng.random() < COARSE_SHARE:
+        blurred = ndimage.uniform_filter1d(x, RATE_HZ // COARSE_HZ, axis=1)
+        coarse = blurred[:, :: RATE_HZ // COARSE_HZ]
+        x = at_working_rate(coarse, COARSE_HZ)[:, :NUM_SAMPLES]
     return dataclasses.replace(scene, signal_mv=x)
 
 
@@ -271,8 +282,9 @@ def _shown(rng: np.random.Generator, scene: Scene, leads: int) -> tuple[np.ndarr
     alive = np.ones(leads, bool)
     if rng.random() < 0.25:
         alive[rng.integers(1, leads) :] = False
-    seen = np.zeros((leads, *frames(scene.signal_mv[:1]).shape[1:]), np.float32)
-    seen[alive] = frames(scene.signal_mv[chosen[alive]])
+    shown = frames(scene.signal_mv[chosen[alive]])
+    seen = np.zeros((leads, *shown.shape[1:]), np.float32)
+    seen[alive] = shown
     classes, marked = scene.classes[chosen], scene.marked[chosen] & alive[:, None]
     real = marked & (classes[..., 1:].sum(axis=(1, 2)) > 0)[:, None]  # not those of noise
     weight = real if real.any() else marked
