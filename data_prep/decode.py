@@ -10,6 +10,7 @@ Axes: L leads, S moments (MOMENT samples each), N beats, M moments of a window.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -21,9 +22,10 @@ from data_prep.conditioning import MOMENT, RATE_HZ
 from data_prep.network import CLASSES
 
 WAVES = ("p", "qrs", "t")
-SURE, DOUBTFUL, ABSENT = 0.5, 0.2, 0.15  # of a wave, jointly; of a wave in one lead
+SURE, DOUBTFUL = 0.5, 0.2  # of a wave in all leads
 LONGEST_PR_MS = 400.0
-P_SHARE = 0.25  # fewer P than this share of the beats are chance: fibrillation has none
+ALIKE_MS = 60.0  # P waves that differ by more are of other kinds
+P_SHARE = 0.4  # fewer P than this share of the beats are chance: fibrillation has none
 
 Stretch = tuple[int, int]  # first moment of a wave, and the one after its last
 
@@ -41,17 +43,19 @@ class Shape:
         joined: Stretches nearer than this are one wave.
         shortest: So much probability a wave has at least.
         reach: How far a lead's bounds may lie from the joint ones.
+        absent: A lead in which no moment of it is likelier does not show it.
     """
 
     joined: int
     shortest: int
     reach: int
+    absent: float
 
 
 SHAPES = {
-    "p": Shape(moments(20), moments(28), moments(80)),
-    "qrs": Shape(moments(32), moments(24), moments(60)),
-    "t": Shape(moments(60), moments(40), moments(120)),
+    "p": Shape(moments(20), moments(28), moments(80), 0.15),
+    "qrs": Shape(moments(32), moments(24), moments(60), 0.15),
+    "t": Shape(moments(60), moments(40), moments(120), 0.3),
 }
 
 
@@ -70,8 +74,9 @@ def decode(
         having = [k for k, beat in enumerate(beats) if beat[w] is not None]
         found = [beats[k][w] for k in having]
         own = lead[..., CLASSES.index(wave)]
-        for k, (low, high), stretch in zip(having, _windows(found, len(joint)), found, strict=True):
-            bounds[:, k, w] = _bounds(own, stretch, max(low, 0), high, SHAPES[wave].reach)
+        for k, within, stretch in zip(having, _windows(found, len(joint)), found, strict=True):
+            bounds[:, k, w] = _bounds(own, stretch, within, SHAPES[wave])
+    bounds[:, :, WAVES.index("p")] = _alike(bounds[:, :, WAVES.index("p")])
     return _apart(bounds * MOMENT - 0.5)
 
 
@@ -136,10 +141,11 @@ def _windows(found: Sequence[Stretch], num_moments: int) -> list[Stretch]:
 
 
 def _bounds(
-    own: Float[np.ndarray, "L S"], joint: Stretch, low: int, high: int, reach: int
+    own: Float[np.ndarray, "L S"], joint: Stretch, within: Stretch, shape: Shape
 ) -> Float[np.ndarray, "L 2"]:
     """Returns the edges of one wave in each lead, in moments; NaN where the lead shows none."""
-    low, high = max(low, joint[0] - reach), min(high, joint[1] + reach)
+    low = max(within[0], joint[0] - shape.reach)
+    high = min(within[1], joint[1] + shape.reach)
     window = own[:, low:high]
     top = window.max(axis=1, keepdims=True)
     likely = window / np.maximum(top, 1e-9)
@@ -147,7 +153,24 @@ def _bounds(
     begun = np.minimum.accumulate(np.where(time > peak, 1.0, likely)[:, ::-1], axis=1)
     going = np.minimum.accumulate(np.where(time < peak, 1.0, likely), axis=1)
     edges = np.stack([high - begun.sum(axis=1), low + going.sum(axis=1)], axis=1)
-    return np.where(top > ABSENT, edges, np.nan)
+    return np.where(top > shape.absent, edges, np.nan)
+
+
+def _alike(bounds: Float[np.ndarray, "L N 2"]) -> Float[np.ndarray, "L N 2"]:
+    """Returns bounds moved halfway to where they usually lie in their lead, seen from the middle
+    of the wave in all leads: P looks alike from beat to beat, and is faint.
+    """
+    known = np.isfinite(bounds).any(axis=(0, 2))
+    if known.sum() < 3:
+        return bounds
+    bounds = bounds.copy()
+    some = bounds[:, known]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # of a lead without the wave
+        middle = np.nanmean(some, axis=(0, 2))[:, None]
+        apart = some - middle - np.nanmedian(some - middle, axis=1, keepdims=True)
+    bounds[:, known] = some - np.where(np.abs(apart) <= moments(ALIKE_MS), apart / 2, 0.0)
+    return bounds
 
 
 def _apart(bounds: Float[np.ndarray, "L N 3 2"]) -> Float[np.ndarray, "L N 3 2"]:

@@ -19,6 +19,7 @@ from data_prep.conditioning import (
     without_wander,
 )
 from data_prep.decode import decode
+from data_prep.edges import level_edges
 from data_prep.peaks import qrs_peak, wave_peak
 
 EDGE_MS = 4.0  # a wave whose bound is nearer to the record's end goes on beyond it
@@ -42,9 +43,10 @@ def delineate(
     if num_samples < MIN_DURATION_S * sampling_rate_hz or not alive.any():
         return np.empty((num_leads, 0, 9))
     whole = bridged(signal_mv[alive])
-    x = without_wander(at_working_rate(whole, sampling_rate_hz))
-    found = network.probabilities(params or network.weights(), frames(_padded(x)))
-    bounds = np.round(decode(*found) * (sampling_rate_hz / RATE_HZ))
+    x = at_working_rate(whole, sampling_rate_hz)
+    seen = frames(_padded(without_wander(x)))
+    bounds = level_edges(x, decode(*network.probabilities(params or network.weights(), seen)))
+    bounds = np.round(bounds * (sampling_rate_hz / RATE_HZ))
     marks = np.full((num_leads, bounds.shape[1], 3, 3), np.nan)
     marks[alive] = _with_peaks(signal_mv[alive], whole, bounds, sampling_rate_hz)
     return marks.reshape(num_leads, -1, 9)

@@ -1,0 +1,173 @@
+"""Bounds on traces that are level beside a wave: there the wave begins where it leaves the level.
+
+What cardiologists mark on a living trace the network has learned. On a quiet one, such as the
+calibration ECGs of simulators (IEC 60601-2-25), the beats of a record are averaged and the bound is
+read off the average, to the sample. Where the trace beside a wave is not level to within its white
+noise, the network's bound stays.
+
+Axes: L leads, N beats, U samples at the working rate, W samples around a beat.
+"""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from data_prep.conditioning import samples_of
+
+BEFORE_MS, AFTER_MS = 440, 760  # of a beat's middle that are averaged
+BESIDE_MS, GAP_MS, INTO_MS = 24, 10, 44  # looked at outside of a bound, left free there, and inside
+LEAST_BEATS = 3
+LEVEL, LEAVES = 4.2, 4.5  # in white noise: what is level, and what is no more
+MARGIN_MS, LEAST_GAPS_MS = 16, 50  # of gaps between waves: left free, and looked at in all
+FINEST_MV, QUIET_MV = 0.001, 0.008  # of an average beat: its digits, and its white noise at most
+REACH_MS = 24  # from the network's bound
+RISE = 7  # samples after leaving the level that tell where the wave began
+FARTHEST_MS = 20  # at most so long before
+PLAINLY = 0.2  # share of the other fit's misfit
+
+
+def level_edges(
+    x: Float[np.ndarray, "L U"], bounds: Float[np.ndarray, "L N 3 2"]
+) -> Float[np.ndarray, "L N 3 2"]:
+    """Returns the bounds, those beside a level trace moved to where the average beat leaves it.
+
+    Args:
+        x: as recorded: a filter against wander would tilt what is level.
+        bounds: onset and offset of P, QRS and T in samples.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # of a mark that no beat has
+        middle = np.nanmedian(bounds[:, :, 1].mean(axis=-1), axis=0)
+        if np.isfinite(middle).sum() < LEAST_BEATS:
+            return bounds
+        beat = _average(x, middle[np.isfinite(middle)])
+        usual = np.nanmedian(bounds - middle[:, None, None], axis=1) + samples_of(BEFORE_MS)
+        noise = _white_noise(beat)
+        cycle = float(np.nanmedian(np.diff(middle)))
+        level = _is_level(beat, usual, cycle, noise)
+        if 2 * level.sum() < len(level):
+            return bounds
+        moved = np.where(level[:, None, None], _departures(beat, usual, noise), np.nan)
+        joint = np.nanmedian(moved, axis=0)
+    known = np.isfinite(moved)
+    moved = np.where(~known & (known.mean(axis=0) >= 0.5), joint, moved) - samples_of(BEFORE_MS)
+    at = middle[:, None, None] + moved[:, None]
+    return np.where(np.abs(at - bounds) <= samples_of(REACH_MS), at, bounds)
+
+
+def _average(x: Float[np.ndarray, "L U"], middle: Float[np.ndarray, " N"]) -> np.ndarray:
+    """Returns the median beat of each lead, L x W."""
+    at = np.rint(middle)[:, None].astype(int) + np.arange(
+        -samples_of(BEFORE_MS), samples_of(AFTER_MS)
+    )
+    there = (at >= 0) & (at < x.shape[1])
+    return np.nanmedian(np.where(there, x[:, np.clip(at, 0, x.shape[1] - 1)], np.nan), axis=1)
+
+
+def _white_noise(beat: Float[np.ndarray, "L W"]) -> Float[np.ndarray, " L"]:
+    rough = np.abs(np.diff(beat, n=3, axis=1))
+    return np.nanmedian(rough, axis=1) / 0.6745 / np.sqrt(20.0)
+
+
+def _is_level(
+    beat: Float[np.ndarray, "L W"],
+    usual: Float[np.ndarray, "L 3 2"],
+    cycle: float,
+    noise: Float[np.ndarray, " L"],
+) -> Bool[np.ndarray, " L"]:
+    """Returns which leads show nothing but white noise in all gaps between their waves."""
+    time = np.arange(beat.shape[1])
+    most = LEVEL * noise + FINEST_MV
+    level, seen = np.ones(len(beat), bool), np.zeros(len(beat), int)
+    following = np.where(np.isfinite(usual[:, 0, 0]), usual[:, 0, 0], usual[:, 1, 0]) + cycle
+    for first, last in (
+        (usual[:, 0, 1], usual[:, 1, 0]),
+        (usual[:, 1, 1], usual[:, 2, 0]),
+        (usual[:, 2, 1], following),
+    ):
+        low, high = first + samples_of(MARGIN_MS), last - samples_of(MARGIN_MS)
+        inside = (time >= low[:, None]) & (time <= high[:, None]) & np.isfinite(beat)
+        gap = np.where(inside, beat, np.nan)
+        away = np.abs(gap - np.nanmean(gap, axis=1, keepdims=True))
+        level &= ~(away > most[:, None]).any(axis=1)
+        seen += inside.sum(axis=1)
+    return level & (noise <= QUIET_MV) & (seen >= samples_of(LEAST_GAPS_MS))
+
+
+def _departures(
+    beat: Float[np.ndarray, "L W"],
+    usual: Float[np.ndarray, "L 3 2"],
+    noise: Float[np.ndarray, " L"],
+) -> Float[np.ndarray, "L 3 2"]:
+    """Returns where each wave leaves the level beside it; NaN where there is none."""
+    last = beat.shape[1] - 1
+    ends = np.zeros(len(beat)), np.full(len(beat), float(last))
+    out = np.empty_like(usual)
+    for wave in range(3):
+        before = usual[:, wave - 1, 1] if wave else ends[0]
+        after = usual[:, wave + 1, 0] if wave < 2 else ends[1]
+        out[:, wave, 0] = _departure(beat, usual[:, wave, 0], before, noise)
+        out[:, wave, 1] = last - _departure(
+            beat[:, ::-1], last - usual[:, wave, 1], last - after, noise
+        )
+    return out
+
+
+def _departure(
+    beat: Float[np.ndarray, "L W"],
+    edge: Float[np.ndarray, " L"],
+    free_from: Float[np.ndarray, " L"],
+    noise: Float[np.ndarray, " L"],
+) -> Float[np.ndarray, " L"]:
+    """Returns the sample at which each lead leaves its level before `edge`; NaN without a level."""
+    at = np.nan_to_num(edge).astype(int)
+    outside = np.arange(-samples_of(GAP_MS + BESIDE_MS), -samples_of(GAP_MS))
+    beside = _values(beat, at, outside)
+    beside = np.where(at[:, None] + outside > np.nan_to_num(free_from)[:, None], beside, np.nan)
+    level = np.nanmedian(beside, axis=1)
+    spread = np.nanmax(np.abs(beside - level[:, None]), axis=1)
+    level_there = np.isfinite(beside).mean(axis=1) >= 0.5
+    level_there &= spread <= LEVEL * noise + FINEST_MV
+    inside = np.arange(-samples_of(GAP_MS), samples_of(INTO_MS))
+    away = np.abs(_values(beat, at, inside) - level[:, None])
+    above = away > (LEAVES * noise + FINEST_MV)[:, None]
+    runs = np.lib.stride_tricks.sliding_window_view(above, RISE, axis=1)
+    stays = runs[..., :3].all(axis=-1)
+    first = stays.argmax(axis=1)
+    there = level_there & stays.any(axis=1) & (first > 0) & np.isfinite(edge)
+    rise = np.take_along_axis(away, first[:, None] + np.arange(RISE), axis=1)
+    return np.where(there, at + inside[0] + first - _since_corner(rise), np.nan)
+
+
+def _since_corner(rise: Float[np.ndarray, "L V"]) -> Float[np.ndarray, " L"]:
+    """Returns how many samples before the first one a rise began.
+
+    A corner is where its tangent meets the level. A wave that plainly rises as the square of time
+    began where the tangent of its root does.
+    """
+    tangent = np.maximum(rise[:, 3] - rise[:, 0], 1e-9) / 3.0
+    corner = rise[:, 0] / tangent
+    smooth, _ = _line(np.sqrt(rise))
+    misfit = [_line(shape)[1] for shape in (rise, np.sqrt(rise))]
+    plainly = (misfit[1] < PLAINLY * misfit[0]) & (np.diff(rise, axis=1) > 0).all(axis=1)
+    return np.clip(np.where(plainly, smooth, corner), 0.0, samples_of(FARTHEST_MS))
+
+
+def _line(shape: Float[np.ndarray, "L V"]) -> tuple[np.ndarray, np.ndarray]:
+    """Returns how long before the first sample a fitted line is zero, and its share of misfit."""
+    time = np.arange(shape.shape[1]) - (shape.shape[1] - 1) / 2
+    middle = shape.mean(axis=1, keepdims=True)
+    slope = (shape @ time / (time @ time))[:, None]
+    rest = shape - middle - slope * time
+    total = np.maximum(((shape - middle) ** 2).sum(axis=1), 1e-12)
+    return (middle / np.maximum(slope, 1e-9))[:, 0] + time[0], (rest**2).sum(axis=1) / total
+
+
+def _values(
+    beat: Float[np.ndarray, "L W"], at: np.ndarray, around: np.ndarray
+) -> Float[np.ndarray, "L V"]:
+    index = np.clip(at[:, None] + around, 0, beat.shape[1] - 1)
+    return np.take_along_axis(beat, index, axis=1)
