@@ -1,6 +1,6 @@
 """ECG paper and the pen that draws on it, in millimetres of paper.
 
-A continuous place of 3.0 px is the left (or upper) edge of pixel 3; its centre, 3.5 px, has index 3.
+At 3.0 px lies the left or upper edge of pixel 3, at 3.5 px its centre, whose index is 3.
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ GRID_1MM: Colour = (252, 226, 222)
 GRID_5MM: Colour = (243, 178, 172)
 
 # The pen is higher than it is wide: steep flanks stay thin, and those of a narrow QRS apart.
-PEN_MM = (0.14, 0.24)
-LEAST_PEN_PX = (1.0, 1.2)
-# The pen's path is followed in so many steps a pixel, exactly in height.
-STEPS = 4
+PEN_MM = (0.11, 0.24)
+LEAST_PEN_PX = (0.8, 1.2)
+# The pen's path is followed in so many steps a pixel, exactly in height; INKED of them are as dark
+# as all, or else flanks would be paler than what lies level.
+STEPS, INKED = 4, 3
 SMALLEST_FONT_PX = 6
 # Of 255, what a tint takes of its colour.
 TINT = 46
@@ -134,16 +135,15 @@ def _thicken(
     low: Float[np.ndarray, " K"], high: Float[np.ndarray, " K"], width: float, height: float
 ) -> tuple[Float[np.ndarray, " K"], Float[np.ndarray, " K"]]:
     """Extent of what an elliptic pen covers; infinite where there is nothing."""
-    reach = int(width / 2 * STEPS)
-    count = low.size
-    low = np.pad(np.nan_to_num(low, nan=np.inf), reach, constant_values=np.inf)
-    high = np.pad(np.nan_to_num(high, nan=-np.inf), reach, constant_values=-np.inf)
+    reach, count = int(width / 2 * STEPS), low.size
+    beside = np.full((2, count + 2 * reach), np.nan)
+    beside[:, reach : reach + count] = low, high
     lows, highs = np.full(count, np.inf), np.full(count, -np.inf)
     for shift in range(2 * reach + 1):
         aside = (shift - reach) / STEPS / (width / 2)
         half = height / 2 * math.sqrt(1 - aside**2)
-        np.minimum(lows, low[shift : shift + count] - half, out=lows)
-        np.maximum(highs, high[shift : shift + count] + half, out=highs)
+        np.fmin(lows, beside[0, shift : shift + count] - half, out=lows)
+        np.fmax(highs, beside[1, shift : shift + count] + half, out=highs)
     return lows, highs
 
 
@@ -162,7 +162,7 @@ def _coverage(
     parts = np.concatenate([first + 1 - low, low - first, high - last - 1, last - high])
     steps = np.bincount(rows * width + np.tile(column, 4), parts, height * width)
     cover = np.cumsum(steps.reshape(height, width), axis=0, dtype=np.float32)
-    return top, np.clip(cover * (255 / STEPS) + 0.5, 0, 255).astype(np.uint8)
+    return top, np.clip(cover * (255 / INKED) + 0.5, 0, 255).astype(np.uint8)
 
 
 @lru_cache(maxsize=16)

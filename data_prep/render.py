@@ -65,7 +65,10 @@ def render(
 
     Raises:
         BadInput: unknown layout, or a speed, gain or resolution that gives no page.
+        ValueError: marks without waves.
     """
+    if marks and waves is None:
+        raise ValueError("marks: got no waves, expected the waves that are to be drawn")
     speed, gain, dpi = float(speed_mm_per_s), float(gain_mm_per_mv), float(dpi)
     _check_arguments(layout, speed, gain, dpi)
     plan = LAYOUTS[layout]
@@ -187,8 +190,9 @@ def _label(paper: Paper, trace: Trace, row: Row, record: Record, above_mm: float
         end_mm = paper.text(missing, end_mm + 1.5, y_mm, LABEL_MM, ALARM)
     elif trace.lead in record.derived:
         end_mm = paper.text("derived", end_mm + 1.5, y_mm, 0.75 * LABEL_MM, FAINT)
-    box = (*paper.pixel(left_mm, y_mm - LABEL_MM), *paper.pixel(end_mm, y_mm + 0.25 * LABEL_MM))
-    return tuple(box)
+    x0, y0 = paper.pixel(left_mm, y_mm - LABEL_MM)
+    x1, y1 = paper.pixel(end_mm, y_mm + 0.25 * LABEL_MM)
+    return x0, y0, x1, y1
 
 
 def _header(
@@ -243,7 +247,8 @@ def main(
         speed: Paper speed in mm/s.
         gain: Height of 1 mV in mm.
         dpi: Pixels an inch of paper; 200 gives 2200 x 1700 pixels.
-        boxes: JSON file to write: the pixel box of each lead, beat and wave, and the map from pixels to time and voltage; see docs/README.md.
+        boxes: JSON file to write with the pixel box of each lead, beat and wave, and the map
+            from pixels to time and voltage; docs/README.md describes it.
         marks: Draw P, QRS and T as they were found, in colours.
         degrade: Seed of a photograph of the page: crumpled, stained, askew. The boxes follow.
     """

@@ -1,4 +1,4 @@
-"""Where the waves of each heartbeat lie on the page: their boxes, and their colours for a person."""
+"""Where the waves of each heartbeat lie on the page: their boxes, and colours for a person."""
 
 from __future__ import annotations
 
@@ -61,7 +61,8 @@ def stretches(trace: Trace, row: Row, waves: Waves, speed: float) -> Iterator[St
                 float(x) if left_mm <= x < right_mm else None for x in places[of_wave]
             )
             bounds = tuple(x for x in (onset, offset) if x is not None)
-            yield Stretch(beat, wave, *ends.tolist(), low, high, bounds, peak)
+            start_mm, end_mm = ends.tolist()
+            yield Stretch(beat, wave, start_mm, end_mm, low, high, bounds, peak)
 
 
 def _extent(

@@ -16,6 +16,7 @@ import wfdb_records
 from data_prep.corpus import Item
 from data_prep.page import Page
 from data_prep.paper import ALARM, GRID_1MM, GRID_5MM, INK
+from data_prep.prep import render as pages_of
 from data_prep.records import LEADS, BadInput, Record
 from data_prep.render import main, render
 from reading_back import rmse_mv, trace_of
