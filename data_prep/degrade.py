@@ -110,7 +110,12 @@ def degrade(page: Page, seed: int, effects: Effects | None = None) -> Page:
     if "jpeg_quality" in drawn:
         image = _jpeg(image, drawn["jpeg_quality"])
     versions = {"numpy": np.__version__, "pillow": PIL.__version__}
-    said = {"seed": seed, "effects": dataclasses.asdict(effects), **drawn, "versions": versions}
+    said = {
+        "seed": int(seed),
+        "effects": dataclasses.asdict(effects),
+        **drawn,
+        "versions": versions,
+    }
     return dataclasses.replace(page, image=image, projection=projection, degraded=said)
 
 

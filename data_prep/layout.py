@@ -24,8 +24,8 @@ LABEL_LEFT_MM = 1.5
 CLEARANCE_MM = 1.5
 # A row's zero line lies a little below its middle: most deflections point up.
 ZERO_AT = 0.55
-# The name of a lead stands above this much of its trace; the last is that of a name alone.
-LABEL_WIDTHS_MM = {"derived": 22.0, "": 11.0}
+# The name of a lead stands above this much of its trace; with `derived` behind it, above more.
+LABEL_WIDTH_MM, DERIVED_WIDTH_MM = 11.0, 22.0
 
 
 @dataclass(frozen=True)
@@ -101,15 +101,21 @@ def traces_of(record: Record, plan: Layout, speed: float, gain: float) -> list[T
             values_mv = signal_mv[first : math.floor(end_s * rate_hz + 1e-6) + 2]
             x_mm = left_mm + (np.arange(first, first + values_mv.size) / rate_hz - start_s) * speed
             y_mm = (values_mv - zero_mv).astype(np.float64) * gain
-            label_mm = _label_mm(x_mm - left_mm, y_mm, lead in record.derived)
+            label_mm = _label_mm(x_mm - left_mm, y_mm, _label_width_mm(lead in record.derived))
             place = (row, left_mm, column_s * speed, start_s, end_s, zero_mv)
             traces.append(Trace(name, lead, *place, x_mm, y_mm, label_mm))
     return traces
 
 
-def _label_mm(x_mm: Float[np.ndarray, " T"], y_mm: Float[np.ndarray, " T"], derived: bool) -> float:
+def _label_width_mm(derived: bool) -> float:
+    return DERIVED_WIDTH_MM if derived else LABEL_WIDTH_MM
+
+
+def _label_mm(
+    x_mm: Float[np.ndarray, " T"], y_mm: Float[np.ndarray, " T"], width_mm: float
+) -> float:
     """Height of the line that the lead's name stands on: above what is drawn beneath it."""
-    beneath_mm = y_mm[x_mm < LABEL_WIDTHS_MM["derived" if derived else ""]]
+    beneath_mm = y_mm[x_mm < width_mm]
     beneath_mm = beneath_mm[np.isfinite(beneath_mm)]
     return max(5.0, float(beneath_mm.max(initial=0.0)) + 1.5)
 
@@ -120,11 +126,11 @@ def label_place(trace: Trace, row: Row, derived: bool) -> tuple[float, float]:
     That is at the panel's beginning, unless the row is too low there: then where there is room.
     """
     room_mm = row.zero_mm - row.top_mm - LABEL_MM
-    width_mm = LABEL_WIDTHS_MM["derived" if derived else ""]
+    width_mm = _label_width_mm(derived)
     for left_mm in np.arange(0.0, max(1.0, trace.width_mm - width_mm), 2.0).tolist():
         here = trace.x_mm >= trace.left_mm + left_mm
         x_mm = trace.x_mm[here] - trace.left_mm - left_mm
-        height_mm = _label_mm(x_mm, trace.y_mm[here], derived)
+        height_mm = _label_mm(x_mm, trace.y_mm[here], width_mm)
         if height_mm <= room_mm:
             return left_mm + LABEL_LEFT_MM, height_mm
     return LABEL_LEFT_MM, min(trace.label_mm, room_mm)

@@ -207,7 +207,8 @@ def _header(
         length = f"first {PAGE_S:g} s of {length}"
     alarms = [] if record.calibrated else ["amplitudes not calibrated"]
     if cut:
-        alarms.append("cut at the row's edge: " + ", ".join(cut).replace("_", " "))
+        names = ", ".join(cut).replace("_", " ") if len(cut) < 9 else f"{len(cut)} leads"
+        alarms.append(f"cut at the row's edge: {names}")
     facts = (f"{speed:g} mm/s", f"{gain:g} mm/mV", f"{record.sampling_rate_hz:g} Hz", "filter none")
     y_mm = HEADER_MM - 3.5
     end_mm = paper.text("   ".join(facts), MARGIN_MM, y_mm, HEADER_TEXT_MM, INK) + 6

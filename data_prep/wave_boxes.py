@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -46,23 +47,29 @@ def stretches(trace: Trace, row: Row, waves: Waves, speed: float) -> Iterator[St
         return
     marks_s = waves.samples[waves.leads.index(trace.lead)] / waves.sampling_rate_hz
     places_mm = trace.left_mm + (marks_s - trace.start_s) * speed
-    left_mm, right_mm = trace.left_mm, trace.left_mm + trace.width_mm
     y_mm = np.clip(row.zero_mm - trace.y_mm, *row.drawn_mm)
-    for beat, places in enumerate(places_mm):
+    for beat, places in enumerate(places_mm.tolist()):
         for wave, of_wave in WAVES.items():
-            known = places[of_wave][np.isfinite(places[of_wave])]
-            if not known.size or known.max() < left_mm or known.min() >= right_mm:
-                continue
-            ends = np.clip(known[[0, -1]], left_mm, right_mm)
-            low, high = _extent(trace.x_mm, y_mm, *ends)
-            if np.isnan(low):
-                continue
-            onset, peak, offset = (
-                float(x) if left_mm <= x < right_mm else None for x in places[of_wave]
-            )
-            bounds = tuple(x for x in (onset, offset) if x is not None)
-            start_mm, end_mm = ends.tolist()
-            yield Stretch(beat, wave, start_mm, end_mm, low, high, bounds, peak)
+            seen = _stretch(trace, y_mm, beat, wave, places[of_wave])
+            if seen is not None:
+                yield seen
+
+
+def _stretch(
+    trace: Trace, y_mm: Float[np.ndarray, " T"], beat: int, wave: str, places_mm: list[float]
+) -> Stretch | None:
+    """A wave of onset, peak and offset at these places (NaN: absent); None if it is not seen."""
+    left_mm, right_mm = trace.left_mm, trace.left_mm + trace.width_mm
+    known = [x for x in places_mm if x == x]
+    if not known or known[-1] < left_mm or known[0] >= right_mm:
+        return None
+    start_mm, end_mm = max(known[0], left_mm), min(known[-1], right_mm)
+    top_mm, bottom_mm = _extent(trace.x_mm, y_mm, start_mm, end_mm)
+    if math.isnan(top_mm):
+        return None
+    onset, peak, offset = (x if left_mm <= x < right_mm else None for x in places_mm)
+    bounds = tuple(x for x in (onset, offset) if x is not None)
+    return Stretch(beat, wave, start_mm, end_mm, top_mm, bottom_mm, bounds, peak)
 
 
 def _extent(
@@ -75,7 +82,7 @@ def _extent(
     return float(np.fmin.reduce(line)), float(np.fmax.reduce(line))
 
 
-def beats_of(seen: Iterator[Stretch] | list[Stretch], paper: Paper) -> tuple[Beat, ...]:
+def beats_of(seen: list[Stretch], paper: Paper) -> tuple[Beat, ...]:
     """The heartbeats of a panel with the boxes of their waves."""
     boxes: dict[int, dict[str, Box]] = {}
     pad_px = paper.pen_px[1] / 2
