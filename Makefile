@@ -7,7 +7,7 @@ ARGS ?=
 export VENV PYTHON
 RUN = $(VENV)/bin/python -m
 
-.PHONY: help setup demo test lint format ci clean
+.PHONY: help setup demo test lint format ci pictures clean
 
 help:
 	@echo "make demo    real ECGs to a trained, evaluated, exported tiny GEM (ARGS=--fresh: again)"
@@ -15,6 +15,7 @@ help:
 	@echo "make lint    ruff, mypy, import-linter"
 	@echo "make format  ruff puts the code into its form"
 	@echo "make ci      all that a change has to pass"
+	@echo "make pictures  the pages in docs/, drawn again"
 	@echo "make setup   only the environment, $(VENV)"
 	@echo "make clean   removes environments and caches; results in runs/ stay"
 
@@ -41,6 +42,15 @@ format:
 
 ci:
 	@.ci/run
+
+RENDER = $(RUN) gem_jax.cli render data_prep/sample
+
+pictures: setup
+	$(RENDER)/ptbxl/00164 --out docs/page.png --dpi 150
+	$(RENDER)/ptbxl/00164 --out docs/photographed.png --dpi 120 --degrade 4
+	$(VENV)/bin/python -c "from PIL import Image; Image.open('docs/photographed.png').save('docs/photographed.jpg', quality=80)"
+	rm docs/photographed.png
+	$(RENDER)/ludb/1 --out docs/delineation.png --marks
 
 clean:
 	rm -rf .venv .venv-* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

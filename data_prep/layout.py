@@ -19,12 +19,13 @@ FOOT_MM = 7.9
 CALIBRATION_MM = 15.0
 TAIL_MM = 5.0
 LABEL_MM = 4.3
+LABEL_LEFT_MM = 1.5
 # Paper kept free above and below each trace, so that neighbouring rows never touch.
 CLEARANCE_MM = 1.5
 # A row's zero line lies a little below its middle: most deflections point up.
 ZERO_AT = 0.55
-# The name of a lead stands above this much of its trace.
-UNDER_LABEL_S = 0.45
+# The name of a lead stands above this much of its trace; with `derived` behind it, above more.
+LABEL_WIDTH_MM, DERIVED_WIDTH_MM = 11.0, 22.0
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,8 @@ LAYOUTS: Mapping[str, Layout] = {
 class Trace:
     """One panel's stretch of signal in mm: x from the page's left edge, y up from the zero line.
 
-    `zero_mv` is the voltage on the zero line; without a signal x and y are empty.
+    `zero_mv` is the voltage on the zero line; without a signal x and y are empty. On either side
+    there is one sample more than the panel shows, so that the line reaches its edges.
     """
 
     name: str
@@ -75,6 +77,11 @@ class Row:
     zero_mm: float
     bottom_mm: float
 
+    @property
+    def drawn_mm(self) -> tuple[float, float]:
+        """Between these a trace is drawn, and cut beyond."""
+        return self.top_mm + CLEARANCE_MM / 2, self.bottom_mm - CLEARANCE_MM / 2
+
 
 def traces_of(record: Record, plan: Layout, speed: float, gain: float) -> list[Trace]:
     """Traces of all panels: consecutive columns, moved back where a short record would end."""
@@ -89,24 +96,50 @@ def traces_of(record: Record, plan: Layout, speed: float, gain: float) -> list[T
             left_mm = MARGIN_MM + CALIBRATION_MM + column * column_s * speed
             zero_mv, signal_mv = signals.get(lead, (0.0, np.empty(0, np.float32)))
             rate_hz = record.sampling_rate_hz
-            first = math.ceil(start_s * rate_hz - 1e-6)
-            # Both ends are drawn, so that neighbouring columns meet.
+            first = max(0, math.ceil(start_s * rate_hz - 1e-6) - 1)
             end_s = start_s + column_s
-            values_mv = signal_mv[first : math.floor(end_s * rate_hz + 1e-6) + 1]
+            values_mv = signal_mv[first : math.floor(end_s * rate_hz + 1e-6) + 2]
             x_mm = left_mm + (np.arange(first, first + values_mv.size) / rate_hz - start_s) * speed
             y_mm = (values_mv - zero_mv).astype(np.float64) * gain
-            beneath_mm = y_mm[: int(UNDER_LABEL_S * rate_hz)]
-            beneath_mm = beneath_mm[np.isfinite(beneath_mm)]
-            label_mm = max(5.0, float(beneath_mm.max(initial=0.0)) + 1.5)
+            label_mm = _label_mm(x_mm - left_mm, y_mm, _label_width_mm(lead in record.derived))
             place = (row, left_mm, column_s * speed, start_s, end_s, zero_mv)
             traces.append(Trace(name, lead, *place, x_mm, y_mm, label_mm))
     return traces
 
 
+def _label_width_mm(derived: bool) -> float:
+    return DERIVED_WIDTH_MM if derived else LABEL_WIDTH_MM
+
+
+def _label_mm(
+    x_mm: Float[np.ndarray, " T"], y_mm: Float[np.ndarray, " T"], width_mm: float
+) -> float:
+    """Height of the line that the lead's name stands on: above what is drawn beneath it."""
+    beneath_mm = y_mm[x_mm < width_mm]
+    beneath_mm = beneath_mm[np.isfinite(beneath_mm)]
+    return max(5.0, float(beneath_mm.max(initial=0.0)) + 1.5)
+
+
+def label_place(trace: Trace, row: Row, derived: bool) -> tuple[float, float]:
+    """Where the lead's name begins: x from the panel's left edge, and height of its line, in mm.
+
+    That is at the panel's beginning, unless the row is too low there: then where there is room.
+    """
+    room_mm = row.zero_mm - row.top_mm - LABEL_MM
+    width_mm = _label_width_mm(derived)
+    for left_mm in np.arange(0.0, max(1.0, trace.width_mm - width_mm), 2.0).tolist():
+        here = trace.x_mm >= trace.left_mm + left_mm
+        x_mm = trace.x_mm[here] - trace.left_mm - left_mm
+        height_mm = _label_mm(x_mm, trace.y_mm[here], width_mm)
+        if height_mm <= room_mm:
+            return left_mm + LABEL_LEFT_MM, height_mm
+    return LABEL_LEFT_MM, min(trace.label_mm, room_mm)
+
+
 def _signals(record: Record) -> dict[str, tuple[float, Float[np.ndarray, " T"]]]:
     """Median in mV and first 10 s of each lead that has any signal."""
     signals = {}
-    first = record.signal_mv[:, : math.floor(PAGE_S * record.sampling_rate_hz) + 1]
+    first = record.signal_mv[:, : math.floor(PAGE_S * record.sampling_rate_hz) + 2]
     for lead, signal_mv in zip(record.leads, first, strict=True):
         # One sample in four is enough for a median.
         known_mv = signal_mv[::4][np.isfinite(signal_mv[::4])]
