@@ -24,6 +24,7 @@ from data_prep.network import CLASSES
 WAVES = ("p", "qrs", "t")
 SURE, DOUBTFUL = 0.5, 0.2  # of a wave in all leads
 LONGEST_PR_MS = 400.0
+LONELY_MS = 5000.0  # a single QRS in so long a record is noise that looks like one
 ALIKE_MS = 60.0  # P waves that differ by more are of other kinds
 P_SHARE = 0.4  # fewer P than this share of the beats are chance: fibrillation has none
 
@@ -84,9 +85,14 @@ Beat = tuple[Stretch | None, Stretch | None, Stretch | None]
 
 
 def find_beats(joint: Float[np.ndarray, "S K"]) -> list[Beat]:
-    """Returns P, QRS and T of each heartbeat in time; a P that no QRS follows is one of its own."""
+    """Returns P, QRS and T of each heartbeat in time; a P that no QRS follows is one of its own.
+
+    Without a QRS there is no heartbeat.
+    """
     p, qrs, t = (joint[:, CLASSES.index(wave)] for wave in WAVES)
     complexes = _stretches(qrs, SHAPES["qrs"], SURE)
+    if not complexes or (len(complexes) == 1 and len(joint) > moments(LONELY_MS)):
+        return []
     waves_p = _stretches(p, SHAPES["p"], SURE)
     edges = [0, *(edge for stretch in complexes for edge in stretch), len(joint)]
     gaps = list(zip(edges[::2], edges[1::2], strict=True))  # before, between and after the QRS

@@ -49,7 +49,8 @@ def delineate(
     bounds = np.round(bounds * (sampling_rate_hz / RATE_HZ))
     marks = np.full((num_leads, bounds.shape[1], 3, 3), np.nan)
     marks[alive] = _with_peaks(signal_mv[alive], whole, bounds, sampling_rate_hz)
-    return marks.reshape(num_leads, -1, 9)
+    seen = np.isfinite(marks).any(axis=(0, 2, 3))
+    return marks[:, seen].reshape(num_leads, -1, 9)
 
 
 def _with_peaks(

@@ -109,6 +109,7 @@ def test_a_p_without_qrs_is_a_beat_of_its_own() -> None:
     joint = probabilities({**BEAT, "p": [(100, 125), (300, 325), (400, 425)]})
     kinds = [[wave is not None for wave in beat] for beat in find_beats(joint)]
     assert kinds == [[True, True, True], [True, False, False], [True, False, False]]
+    assert find_beats(probabilities({"p": BEAT["p"]})) == []
 
 
 def test_a_chance_p_in_fibrillation_is_not_believed() -> None:
@@ -117,6 +118,11 @@ def test_a_chance_p_in_fibrillation_is_not_believed() -> None:
     every = probabilities({"qrs": qrs, "p": [(30 + 100 * k, 50 + 100 * k) for k in range(5)]})
     assert [beat[0] for beat in find_beats(one)] == [None] * 5
     assert None not in [beat[0] for beat in find_beats(every)]
+
+
+def test_a_single_qrs_of_a_long_record_is_not_believed() -> None:
+    assert len(find_beats(probabilities(BEAT))) == 1
+    assert find_beats(probabilities(BEAT, 1500)) == []
 
 
 def test_of_two_waves_after_a_qrs_the_larger_is_t() -> None:
