@@ -3,7 +3,8 @@
 Amplitudes count from the beat's PQ level, the mean of the 16 ms before QRS onset; ST is 60 ms after
 the J point; a beat's global onset is the second earliest over the leads and its global offset the
 second latest, so that no stray lead sets an interval (with fewer than three
-leads that have the mark: earliest and latest); intervals of the record are medians over its beats.
+leads that have the mark: earliest and latest). Intervals and axis of the record, its regularity and
+its voltage indices are those of its own beats: ectopic ones are left out; the rate counts all.
 
 Axes: L leads, T samples, N beats, W samples of a QRS.
 """
@@ -15,10 +16,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
-from data_prep.measurement import BEAT_QUANTITIES, Measurement, Number
+from data_prep.beat_kinds import ectopic_beats, paced_beats
+from data_prep.measurement import BEAT_QUANTITIES, Measurement
 from data_prep.records import Record
+from data_prep.voltage import voltage_indices
 from data_prep.waves import FIDUCIALS, Waves
 
 PQ_MS = 16.0
@@ -28,6 +31,7 @@ MIN_WAVE_MV = 0.02
 # Longest less shortest RR of a regular rhythm: the usual bound of sinus arrhythmia
 # (Soos and McComb, Sinus Arrhythmia, StatPearls).
 REGULAR_RR_RANGE_MS = 120.0
+GAP_MS = 50.0  # a shorter one hides no QRS
 MIN_AREA_MV_MS = 0.5  # a shorter frontal vector has no direction to speak of
 AMPLITUDES = tuple(key for key in BEAT_QUANTITIES if "_mv" in key)
 NOT_ASSESSED = {
@@ -52,11 +56,23 @@ def measure_waves(
     ms = 1000.0 / waves.sampling_rate_hz
     onset, offset = global_bounds(waves)
     rr_ms = _rr(waves, signal) * ms
+    paced = paced_beats(signal, onset[1], waves.sampling_rate_hz)
+    ectopic = ectopic_beats(signal, waves, np.stack([onset[1], offset[1]]), rr_ms, paced)
+    usual = _usual(waves, ectopic)
     beats = _beat_intervals(waves, ms) | _amplitudes(signal, waves)
     beats["rr_ms"] = np.where(np.isfinite(waves.samples[:, :, 4]), rr_ms, np.nan)
-    axis_deg = frontal_axis(signal, waves, onset[1], offset[1]) if record.calibrated else None
-    if not record.calibrated:
+    axis_deg = None
+    if record.calibrated:
+        own_onset, own_offset = (
+            np.where(usual, onset[1], np.nan),
+            np.where(usual, offset[1], np.nan),
+        )
+        axis_deg = frontal_axis(signal, waves, own_onset, own_offset)
+    else:
         beats |= {key: np.full_like(beats[key], np.nan) for key in AMPLITUDES}
+    summary = _summary(waves, onset * ms, offset * ms, rr_ms, usual)
+    summary |= {"n_ectopic": _count(ectopic), "n_paced": _count(paced), "axis_deg": axis_deg}
+    summary |= voltage_indices(waves.leads, beats, usual, summary["qrs_ms"])
     return Measurement(
         record=record.name,
         sampling_rate_hz=waves.sampling_rate_hz,
@@ -65,9 +81,24 @@ def measure_waves(
         derived=tuple(lead for lead in record.derived if lead in waves.leads),
         waves=waves,
         beats=beats,
-        summary=_summary(waves, onset * ms, offset * ms, rr_ms) | {"axis_deg": axis_deg},
+        summary=summary,
+        ectopic=ectopic,
+        paced=paced,
         quality=NOT_ASSESSED if quality is None else quality,
     )
+
+
+def _usual(waves: Waves, ectopic: Float[np.ndarray, " N"]) -> Bool[np.ndarray, " N"]:
+    """Returns which beats are the record's own: those with a QRS that is not ectopic, if any."""
+    qrs = np.isfinite(waves.samples[:, :, 4]).any(axis=0)
+    own = qrs & (ectopic != 1)
+    return own if own.any() else qrs
+
+
+def _count(kind: Float[np.ndarray, " N"]) -> int | None:
+    """Returns how many beats are of a kind, None where it cannot be told of any."""
+    known = np.isfinite(kind)
+    return int((kind == 1).sum()) if known.any() else None
 
 
 def global_bounds(waves: Waves) -> tuple[Float[np.ndarray, "3 N"], Float[np.ndarray, "3 N"]]:
@@ -89,17 +120,21 @@ def _second_smallest(marks: Float[np.ndarray, "L N 3"]) -> Float[np.ndarray, "N 
 def _rr(waves: Waves, signal: Float[np.ndarray, "L T"]) -> Float[np.ndarray, " N"]:
     """Returns the samples from each QRS to the one before it, by the median of the leads' peaks.
 
-    NaN for the first, for a beat without QRS, and where most leads are missing in between: beats
-    may have gone unseen there.
+    NaN for the first, for a beat without QRS, and where most leads are missing in between for as
+    long as a QRS: beats may have gone unseen there.
     """
     time = _median_over_leads(waves.samples[:, :, 4])
     rr = np.full(len(time), np.nan)
     beats = np.flatnonzero(np.isfinite(time))
     rr[beats[1:]] = np.diff(time[beats])
     if len(beats) > 1 and not np.isfinite(signal.sum()):
-        gone = np.concatenate([[0], np.cumsum(np.isnan(signal).mean(axis=0) > 0.5)])
-        at = np.clip(time[beats], 0, signal.shape[1]).astype(int)
-        rr[beats[1:]] = np.where(np.diff(gone[at]) > 0, np.nan, rr[beats[1:]])
+        least = max(1, round(GAP_MS * waves.sampling_rate_hz / 1000))
+        gone = np.isnan(signal).mean(axis=0) > 0.5
+        edges = np.flatnonzero(np.diff(gone.astype(np.int8), prepend=0, append=0))
+        for begin, end in zip(edges[::2], edges[1::2], strict=True):
+            if end - begin >= least:
+                across = (time[beats[:-1]] < begin) & (time[beats[1:]] >= begin)
+                rr[beats[1:][across]] = np.nan
     return rr
 
 
@@ -194,21 +229,27 @@ def _summary(
     onset_ms: Float[np.ndarray, "3 N"],
     offset_ms: Float[np.ndarray, "3 N"],
     rr_ms: Float[np.ndarray, " N"],
-) -> dict[str, Number]:
+    usual: Bool[np.ndarray, " N"],
+) -> dict[str, Any]:
     """Returns the numbers of the whole record, None where they are unknown.
 
-    The rate is that of the mean RR, which counts the beats of an irregular rhythm right.
+    The rate is that of the mean RR, which counts the beats of an irregular rhythm right. Regularity
+    and spread are of RR between usual beats; with fewer than two such, of all.
     """
     rr = rr_ms[np.isfinite(rr_ms)]
     rate_bpm = 60000.0 / float(rr.mean()) if len(rr) else None
+    qrs = np.flatnonzero(np.isfinite(waves.samples[:, :, 4]).any(axis=0))
+    own = qrs[1:][usual[qrs[1:]] & usual[qrs[:-1]]]
+    own_rr = rr_ms[own][np.isfinite(rr_ms[own])]
+    rr = own_rr if len(own_rr) > 1 else rr
+    onset_ms, offset_ms = onset_ms[:, usual], offset_ms[:, usual]
     qt_ms = _median(offset_ms[2] - onset_ms[1])
-    qrs = np.isfinite(waves.samples[:, :, 4]).any(axis=0)
     return {
-        "n_beats": int(qrs.sum()),
+        "n_beats": len(qrs),
         "heart_rate_bpm": rate_bpm,
         "rr_sd_ms": float(rr.std(ddof=1)) if len(rr) > 1 else None,
         "rhythm_regular": bool(np.ptp(rr) <= REGULAR_RR_RANGE_MS) if len(rr) > 1 else None,
-        "p_ms": _median((offset_ms[0] - onset_ms[0])[qrs]),
+        "p_ms": _median(offset_ms[0] - onset_ms[0]),
         "pr_ms": _median(onset_ms[1] - onset_ms[0]),
         "qrs_ms": _median(offset_ms[1] - onset_ms[1]),
         "qt_ms": qt_ms,

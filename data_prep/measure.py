@@ -5,25 +5,31 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import multiprocessing
+import os
 import signal
 import sys
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from data_prep.files import write_whole
 from data_prep.intervals import measure_waves
+from data_prep.lines_file import open_lines
 from data_prep.measurement import Measurement, Number
 from data_prep.progress import track
 from data_prep.quality import assess
 from data_prep.records import BadInput, Record, find, read
 from data_prep.waves import Method, find_waves
 
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+Result = TypeVar("Result")
+CHUNK, AHEAD = 4, 8  # records a process takes at once; such chunks begun ahead for each process
 LEAD_COLUMNS = {  # heading: quantity
     "P mV": "p_amp_mv",
     "Q mV": "q_amp_mv",
@@ -56,22 +62,57 @@ def measure_files(
         method: see `find_waves`.
     """
     work = partial(_measure_file, cache_dir=cache_dir, method=method)
+    yield from _in_order(work, paths, processes)
+
+
+def _in_order(
+    work: Callable[[str | Path], Result], paths: Sequence[str | Path], processes: int
+) -> Iterator[Result]:
+    """Yields the work's result for each path in order, made by several processes.
+
+    Only so much is begun ahead as keeps them busy: a corpus may hold a million records.
+    """
     if processes < 2 or len(paths) < 2:
         yield from map(work, paths)
         return
+    import multiprocessing
+    from concurrent.futures import ProcessPoolExecutor
+
     pool = ProcessPoolExecutor(
         min(processes, len(paths)),
         mp_context=multiprocessing.get_context("spawn"),
-        initializer=_leave_interrupts_to_parent,
+        initializer=_belong_to_parent,
     )
+    begun: deque[Future[list[Result]]] = deque()
     try:
-        yield from pool.map(work, paths, chunksize=4)
+        for first in range(0, len(paths), CHUNK):
+            begun.append(pool.submit(_each, work, paths[first : first + CHUNK]))
+            if len(begun) > AHEAD * processes:
+                yield from begun.popleft().result()
+        while begun:
+            yield from begun.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _leave_interrupts_to_parent() -> None:
+def _each(work: Callable[[str | Path], Result], paths: Sequence[str | Path]) -> list[Result]:
+    return [work(path) for path in paths]
+
+
+def _belong_to_parent() -> None:
+    """Leaves Ctrl-C to the parent, and ends this process when the parent is gone, killed say."""
+    import multiprocessing
+    import threading
+
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+
+    def end_with_it() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=end_with_it, daemon=True).start()
 
 
 def _measure_file(
@@ -103,8 +144,9 @@ def _fingerprint(record: Record, method: Method) -> str:
 
 @cache
 def _package() -> bytes:
-    """Returns a digest of this package's source, read once for all records."""
-    sources = sorted(Path(__file__).parent.glob("*.py"))
+    """Returns a digest of this package's source and weights, read once for all records."""
+    folder = Path(__file__).parent
+    sources = sorted([*folder.glob("*.py"), *folder.glob("readers/*.py"), *folder.glob("*.npz")])
     return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).digest()
 
 
@@ -145,6 +187,7 @@ def main(
     records: tuple[Path, ...],
     *,
     json: bool = False,
+    out: Path | None = None,
     processes: int = 2,
     method: Method = "trained",
 ) -> int:
@@ -153,23 +196,67 @@ def main(
     Args:
         records: Records (with or without suffix) and folders, which are searched to their depths.
         json: Print one JSON object a record instead of tables.
+        out: Write the JSON objects to this file instead, one a line; it is there when it is whole,
+            and an interrupted run of the same records goes on where it was.
         processes: Work on so many records at a time.
         method: How waves are found: by our rules, or by neurokit2 on the same beats.
     """
     paths, bad = _paths(records)
-    results = measure_files(paths, processes, method=method)
-    if not sys.stdout.isatty():
-        results = track(results, len(paths), "measure")
+    work = partial(_told, json_lines=json or out is not None, method=method)
     try:
-        for result in results:
-            if isinstance(result, BadInput):
-                bad.append(result)
-            else:
-                print(_line(result) if json else table(result) + "\n")
+        if out is None:
+            results = _in_order(work, paths, processes)
+            if not sys.stdout.isatty():
+                results = track(results, len(paths), "measure")
+            for text in _good(results, bad):
+                print(text)
+        else:
+            _write(out, work, paths, processes, method, bad)
     finally:
         for one in bad:
             print(f"gem-jax measure: {one}", file=sys.stderr)
     return 2 if bad else 0
+
+
+def _told(path: str | Path, json_lines: bool, method: Method) -> str | BadInput:
+    """Returns the measurement of a record as text, or why there is none."""
+    measured = _measure_file(path, None, method)
+    if isinstance(measured, BadInput):
+        return measured
+    if json_lines:
+        return json.dumps(measured.to_json(), allow_nan=False)
+    return table(measured) + "\n"
+
+
+def _good(results: Iterator[str | BadInput], bad: list[BadInput]) -> Iterator[str]:
+    """Yields the texts among the results and puts the others into `bad`."""
+    for result in results:
+        if isinstance(result, BadInput):
+            bad.append(result)
+        else:
+            yield result
+
+
+def _write(
+    out: Path,
+    work: Callable[[str | Path], str | BadInput],
+    paths: Sequence[Path],
+    processes: int,
+    method: Method,
+    bad: list[BadInput],
+) -> None:
+    """Writes the measurements of all paths, but those that an earlier run has written."""
+    said = hashlib.sha256(_package() + method.encode())
+    for path in paths:
+        said.update(f"{path}\n".encode())
+    with open_lines(out, said.hexdigest()) as lines:
+        left = [path for path in paths if str(path) not in lines.done]
+        if lines.done:
+            print(f"measure: {len(lines.done)} are there already", file=sys.stderr)
+        results = track(_in_order(work, left, processes), len(left), "measure")
+        for line in _good(results, bad):
+            lines.write(line)
+        lines.finish()
 
 
 def _paths(given: Sequence[Path]) -> tuple[list[Path], list[BadInput]]:
@@ -184,7 +271,3 @@ def _paths(given: Sequence[Path]) -> tuple[list[Path], list[BadInput]]:
         except BadInput as one:
             bad.append(one)
     return list(paths), bad
-
-
-def _line(measured: Measurement) -> str:
-    return json.dumps(measured.to_json(), allow_nan=False)

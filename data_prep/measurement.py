@@ -31,6 +31,7 @@ BEAT_QUANTITIES = (
     "st_mv",
     "qrs_area_mv_ms",
 )
+BEAT_KINDS = ("ectopic", "paced")  # of the heartbeat: the same in every lead
 Number = float | int | bool | None
 Summary = Mapping[str, Number]
 
@@ -49,6 +50,8 @@ class Measurement:
         beats: each of BEAT_QUANTITIES for each lead and beat, NaN where unknown.
         summary: the numbers of the whole record, None where unknown.
         quality: what to beware of, and whether the leads are what they are called.
+        ectopic: of each beat 1 or 0, NaN where it cannot be told; None if nobody looked.
+        paced: the same.
     """
 
     record: str
@@ -60,23 +63,22 @@ class Measurement:
     beats: Mapping[str, Float[np.ndarray, "L N"]]
     summary: Summary
     quality: Mapping[str, Any] = field(default_factory=dict)
+    ectopic: Float[np.ndarray, " N"] | None = None
+    paced: Float[np.ndarray, " N"] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Returns the object that `measure --json` prints: null for what is unknown."""
-        columns: list[list[list[Any]]] = [
-            _whole(self.waves.samples[:, :, i]) for i in range(len(FIDUCIALS))
-        ]
-        columns += [_rounded(self.beats[key], key) for key in BEAT_QUANTITIES]
-        keys = (*FIDUCIALS, *BEAT_QUANTITIES)
+        kinds = [_flags(kind, self.waves.num_beats) for kind in (self.ectopic, self.paced)]
+        keys = (*FIDUCIALS, *BEAT_QUANTITIES, *BEAT_KINDS)
         leads = {
             lead: {
                 "derived": lead in self.derived,
                 "beats": [
-                    dict(zip(keys, values, strict=True))
-                    for values in zip(*(column[i] for column in columns), strict=True)
+                    dict(zip(keys, (*row, ectopic, paced), strict=True))
+                    for row, ectopic, paced in zip(rows, *kinds, strict=True)
                 ],
             }
-            for i, lead in enumerate(self.leads)
+            for lead, rows in zip(self.leads, self._rows(), strict=True)
         }
         return {
             "record": self.record,
@@ -86,6 +88,15 @@ class Measurement:
             "global": {key: _number(value, key) for key, value in self.summary.items()},
             "quality": dict(self.quality),
         }
+
+    def _rows(self) -> list[list[list[float | int | None]]]:
+        """Returns the marks and quantities of each lead and beat, rounded, None where unknown."""
+        samples = self.waves.samples
+        quantities = [np.round(self.beats[key], _digits(key)) for key in BEAT_QUANTITIES]
+        whole = np.rint(np.nan_to_num(samples)).astype(np.int64)
+        table = np.concatenate([whole.astype(object), np.stack(quantities, -1)], -1, dtype=object)
+        table[np.isnan(np.concatenate([samples, np.stack(quantities, -1)], -1))] = None
+        return table.tolist()
 
     @staticmethod
     def from_json(measured: Mapping[str, Any]) -> Measurement:
@@ -98,6 +109,10 @@ class Measurement:
         ]
         table = np.array(rows, dtype=np.float64).reshape(len(leads), -1, len(keys))
         split = len(FIDUCIALS)
+        first = measured["leads"][leads[0]]["beats"]
+        ectopic, paced = (
+            np.array([beat.get(kind) for beat in first], dtype=np.float64) for kind in BEAT_KINDS
+        )
         return Measurement(
             record=measured["record"],
             sampling_rate_hz=measured["sampling_rate_hz"],
@@ -108,6 +123,8 @@ class Measurement:
             beats={key: table[..., split + i] for i, key in enumerate(BEAT_QUANTITIES)},
             summary=measured["global"],
             quality=measured["quality"],
+            ectopic=ectopic,
+            paced=paced,
         )
 
 
@@ -124,10 +141,7 @@ def _number(value: Number, key: str) -> Number:
     return round(float(value), _digits(key)) if math.isfinite(value) else None
 
 
-def _whole(samples: Float[np.ndarray, "L N"]) -> list[list[int | None]]:
-    return [[None if s != s else round(s) for s in row] for row in samples.tolist()]
-
-
-def _rounded(values: Float[np.ndarray, "L N"], key: str) -> list[list[float | None]]:
-    rows = np.round(values, _digits(key)).tolist()
-    return [[None if v != v else v for v in row] for row in rows]
+def _flags(kind: Float[np.ndarray, " N"] | None, num_beats: int) -> list[bool | None]:
+    if kind is None:
+        return [None] * num_beats
+    return [None if value != value else bool(value) for value in kind.tolist()]

@@ -11,7 +11,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from benchmarks import import_export_memory, step_shapes, train_step
+from benchmarks import import_export_memory, measure, step_shapes, train_step
 from benchmarks.make_7b import SIZES, ecg_shapes, gem_shapes, main, require_disk
 from gem_jax.models.gem import abstract_batch
 from gem_jax.weights.files import WeightsError, open_folder
@@ -110,3 +110,10 @@ def test_the_card_is_given_gem_of_the_official_size():
         given, wanted = jax.tree.leaves(batch), jax.tree.leaves(shapes)
         assert [leaf.shape for leaf in given] == [leaf.shape for leaf in wanted]
         assert batch.media_index.max() == config.model.num_media_tokens - 1
+
+
+def test_measuring_is_timed_by_stage():
+    records = sorted((ROOT / "data_prep" / "sample" / "ptbxl").glob("*.hea"))[:2]
+    clock = measure.measure_all(records)
+    assert tuple(clock.cpu_s) == tuple(clock.wall_s) == measure.STAGES
+    assert min(clock.wall_s.values()) > 0

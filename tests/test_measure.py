@@ -16,7 +16,7 @@ from data_prep.augment import Change, apply
 from data_prep.intervals import corrected_qt, global_bounds, measure_waves
 from data_prep.marks import read_marks
 from data_prep.measure import Measurement, main, measure, measure_files, table
-from data_prep.measurement import BEAT_QUANTITIES
+from data_prep.measurement import BEAT_KINDS, BEAT_QUANTITIES
 from data_prep.records import LEADS, BadInput, Record, read
 from data_prep.waves import FIDUCIALS, Waves, no_waves
 from synthetic import ecg
@@ -35,7 +35,15 @@ GLOBAL = [
     "qtc_fridericia_ms",
     "qtc_framingham_ms",
     "qtc_hodges_ms",
+    "n_ectopic",
+    "n_paced",
     "axis_deg",
+    "sokolow_lyon_mv",
+    "cornell_mv",
+    "lewis_mv",
+    "gubner_mv",
+    "peguero_mv",
+    "cornell_product_mv_ms",
 ]
 
 
@@ -212,7 +220,7 @@ def test_json_is_the_contract_and_comes_back(sample_record_path: Path) -> None:
     assert list(said["global"]) == GLOBAL
     lead = said["leads"]["II"]
     assert lead["derived"] is False
-    assert set(lead["beats"][0]) == {*FIDUCIALS, *BEAT_QUANTITIES}
+    assert set(lead["beats"][0]) == {*FIDUCIALS, *BEAT_QUANTITIES, *BEAT_KINDS}
     for beat in lead["beats"]:
         assert all(isinstance(beat[key], int | None) for key in FIDUCIALS)
     assert said["quality"]["lead_identity"]["verdict"] == "ok"

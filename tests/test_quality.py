@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from data_prep.lead_noise import white_noise
 from data_prep.measure import measure
-from data_prep.quality import white_noise
 from data_prep.records import LEADS, Record
 from synthetic import ecg
 
@@ -105,9 +105,9 @@ def test_bad_leads_say_why() -> None:
 
 def test_white_noise_is_measured_beside_the_heart() -> None:
     rng = np.random.default_rng(0)
-    row = stored().signal_mv[1]
-    assert white_noise(row) < 0.005
-    noisy = (row + 0.05 * rng.normal(size=row.size)).astype(np.float32)
+    rows = stored().signal_mv[1:3]
+    assert (white_noise(rows) < 0.005).all()
+    noisy = (rows + 0.05 * rng.normal(size=rows.shape)).astype(np.float32)
     assert white_noise(noisy) == pytest.approx(0.05, rel=0.1)
 
 
@@ -119,3 +119,53 @@ def test_few_beats_and_derived_leads_are_said() -> None:
     assert "no QRS" in measure(none).quality["reasons"][0]
     derived = dataclasses.replace(record, derived=("III", "aVR"))
     assert measure(derived).quality["reasons"] == ["III, aVR derived from other leads"]
+
+
+def reasons_of(lead: str, signal: np.ndarray, **changes: Any) -> str:
+    quality = measure(stored(signal_mv=signal.astype(np.float32), **changes)).quality
+    others = {other for other, said in quality["leads"].items() if said["reasons"]} - {lead}
+    assert not others, "the other leads are as good as before"
+    return "; ".join(quality["leads"][lead]["reasons"])
+
+
+def test_each_fault_of_a_lead_is_said_and_a_milder_one_is_not() -> None:
+    time_s = np.arange(5000) / 500
+    rng = np.random.default_rng(0)
+    v3 = LEADS.index("V3")
+
+    def spoilt(how: str, by: float) -> np.ndarray:
+        signal = stored().signal_mv.astype(np.float64)
+        row = signal[v3]
+        if how == "noisy":
+            row += by * rng.normal(size=row.size)
+        elif how in ("50 Hz", "60 Hz"):
+            row += by * np.sin(2 * np.pi * float(how.split()[0]) * time_s)
+        elif how == "wanders":
+            row += by * np.sin(2 * np.pi * 0.25 * time_s)
+        elif how == "cut off":
+            np.minimum(row, by * row.max(), out=row)
+        elif how == "flat for":
+            row[1000 : 1000 + round(500 * by)] = 0.123
+        elif how == "no ECG does":
+            row[2000:2010] += by
+        return signal
+
+    for how, much, little in (
+        ("noisy", 0.15, 0.03),
+        ("50 Hz", 0.1, 0.01),
+        ("60 Hz", 0.1, 0.01),
+        ("wanders", 1.5, 0.3),
+        ("cut off", 0.7, 1.0),
+        ("flat for", 2.5, 0.4),
+        ("no ECG does", 25.0, 1.0),
+    ):
+        assert how in reasons_of("V3", spoilt(how, much)), how
+        assert reasons_of("V3", spoilt(how, little)) == "", how
+
+
+def test_missing_samples_are_counted() -> None:
+    signal = stored().signal_mv.copy()
+    signal[2, 700:705] = np.nan
+    leads = measure(stored(signal_mv=signal)).quality["leads"]
+    assert leads["III"] == {"reasons": [], "missing_samples": 5}
+    assert leads["II"]["missing_samples"] == 0
