@@ -23,7 +23,12 @@ def read(path: Path, name: str, reading: Reading) -> Record:
     """
     ecg = read_variable(path, "ECG")
     data = ecg.get("data") if isinstance(ecg, dict) else None
-    if not isinstance(data, np.ndarray) or data.ndim != 2 or len(data) != len(LEADS):
+    if (
+        not isinstance(ecg, dict)
+        or not isinstance(data, np.ndarray)
+        or data.ndim != 2
+        or len(data) != len(LEADS)
+    ):
         got = "x".join(map(str, data.shape)) if isinstance(data, np.ndarray) else "no numbers"
         raise BadInput(
             f"{path}: ECG.data is {got}, expected {len(LEADS)} leads x samples, as in CPSC 2018"

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-# CODE-15% pads 10 s with 0.12 s on each side. A pause may keep one or two coarse leads still.
-_MIN_S = 0.1
+# CODE-15% puts 0.12 s of zeros on each side of 10 s. PTB-XL's recorder held the last value of every
+# lead for 0.12 s, which is no padding. A pause may keep one or two coarse leads still.
+_MIN_OF_ZEROS_S = 0.1
+_MIN_HELD_S = 0.25
 _MIN_OF_FEW_S = 0.5
 _FEW = 3
 
@@ -27,12 +29,7 @@ def without_padding(
     signal_mv: Float[np.ndarray, "L T"], rate_hz: float
 ) -> tuple[Float[np.ndarray, "L T"], Padding]:
     """The signal with padded ends missing, and what was padded."""
-    moving = signal_mv[np.fmax.reduce(signal_mv, axis=1) > np.fmin.reduce(signal_mv, axis=1)]
-    if not len(moving):
-        return signal_mv, Padding()
-    shortest = round((_MIN_OF_FEW_S if len(moving) < _FEW else _MIN_S) * rate_hz)
-    head, tail = _still(moving), _still(moving[:, ::-1])
-    head, tail = (count if count >= max(shortest, 2) else 0 for count in (head, tail))
+    head, tail = (_padded(end, rate_hz) for end in (signal_mv, signal_mv[:, ::-1]))
     if not head + tail or head + tail >= signal_mv.shape[1]:
         return signal_mv, Padding()
     padded = signal_mv.copy()
@@ -47,19 +44,18 @@ def without_padding(
     return padded, Padding(head + tail, (note,))
 
 
-def _still(signal_mv: Float[np.ndarray, "L T"]) -> int:
-    """From the first sample on, how many keep their value, or are missing, in every lead."""
-    step = 64  # most records move at once
-    while step < signal_mv.shape[1]:
-        if (moved := _moves(signal_mv[:, :step])).any():
-            return int(moved.argmax())
-        step *= 8
-    moved = _moves(signal_mv)
-    return int(moved.argmax()) if moved.any() else signal_mv.shape[1]
-
-
-def _moves(signal_mv: Float[np.ndarray, "L T"]) -> np.ndarray:
-    """Which samples differ from the first in some lead; what is missing at both does not."""
+def _padded(signal_mv: Float[np.ndarray, "L T"], rate_hz: float) -> int:
+    """How many samples from the first one on are padding."""
     first = signal_mv[:, :1]
+    held = (signal_mv[:, :8] == first).all(axis=1) | np.isnan(first[:, 0])
+    if not held.all():  # most records move at once
+        return 0
     same = (signal_mv == first) | (np.isnan(signal_mv) & np.isnan(first))
-    return ~same.all(axis=0)
+    moving = ~same.all(axis=1)
+    if not moving.any():
+        return 0
+    count = int((~same[moving].all(axis=0)).argmax())
+    shortest_s = _MIN_HELD_S if np.any(first[moving]) else _MIN_OF_ZEROS_S
+    if moving.sum() < _FEW:
+        shortest_s = _MIN_OF_FEW_S
+    return count if count >= max(round(shortest_s * rate_hz), 8) else 0

@@ -16,12 +16,16 @@ from data_prep.readers.gains import false_gains
 from data_prep.readers.names import lead_names
 from data_prep.readers.wfdb_comments import meta_of
 from data_prep.readers.wfdb_files import by_file, check_files
-from data_prep.readers.wfdb_header import DEFAULT_GAIN, Header, Signal, read_header
-from data_prep.readers.wfdb_samples import BYTES, MISSING, read_bytes, read_flac
+from data_prep.readers.wfdb_header import (
+    DEFAULT_GAIN,
+    MAX_RATE_HZ,
+    Header,
+    Signal,
+    read_header,
+)
+from data_prep.readers.wfdb_samples import BYTES, NOTHING, missing, read_bytes, read_flac
 from data_prep.records import BadInput, Reading, Record
 from data_prep.resampling import resample_rows
-
-_NOTHING = 2**31 - 1  # every sample of a signal without samples; else no format has it
 
 
 @dataclass(frozen=True)
@@ -108,10 +112,15 @@ def read_piece(header_path: Path, header: Header) -> Piece:
         lead_notes[lead].extend(found)
         damage += [f"{lead}: {text}" for text in found]
     gains = false_gains(
-        {lead: (signal.mv_per_adu, row, _missing(signal, row)) for signal, lead, row in named}
+        {lead: (signal.mv_per_adu, signal.format, row) for signal, lead, row in named}
     )
     per_frame = max((signal.samples_per_frame for signal, _, _ in named), default=1)
     rate_hz = header.sampling_rate_hz * per_frame
+    if rate_hz > MAX_RATE_HZ:
+        raise BadInput(
+            f"{header_path}: {per_frame} samples a frame are {rate_hz:g} Hz, expected at most "
+            f"{MAX_RATE_HZ:g}; correct the header"
+        )
     rows = []
     for signal, lead, row in named:
         rows.append(_millivolts(signal, row))
@@ -142,7 +151,11 @@ def _raw_rows(header_path: Path, header: Header, num_frames: int) -> list[Int[np
             flat = read_bytes(data, first.byte_offset, first.format, num_frames * per_frame)
             frames = flat.reshape(num_frames, per_frame)
             ends = np.cumsum([signal.samples_per_frame for signal in group])
-            columns = np.split(frames, ends[:-1], axis=1)
+            columns = (
+                list(np.ascontiguousarray(frames.T))  # rows side by side are read faster
+                if per_frame == len(group)
+                else np.split(frames, ends[:-1], axis=1)
+            )
         else:
             samples = read_flac(data, first.format, num_frames * first.samples_per_frame)
             columns = list(samples.T)
@@ -152,7 +165,7 @@ def _raw_rows(header_path: Path, header: Header, num_frames: int) -> list[Int[np
                 row = np.cumsum(row, dtype=np.int32) + (signal.first_value or 0)
             rows[id(signal)] = row
     return [
-        rows.get(id(signal), np.full(num_frames * signal.samples_per_frame, _NOTHING, np.int32))
+        rows.get(id(signal), np.full(num_frames * signal.samples_per_frame, NOTHING, np.int32))
         for signal in header.signals
     ]
 
@@ -161,16 +174,11 @@ def _millivolts(signal: Signal, row: Int[np.ndarray, "T"]) -> Float[np.ndarray, 
     """A signal in mV, moved earlier by its skew; NaN where a sample is missing."""
     with np.errstate(over="ignore", invalid="ignore"):  # the check of voltages says it
         signal_mv = ((row - float(signal.baseline)) * signal.mv_per_adu).astype(np.float32)
-    signal_mv[_missing(signal, row)] = np.nan
+    signal_mv[missing(signal.format, row)] = np.nan
     if signal.skew:
         lag = signal.skew * signal.samples_per_frame
         signal_mv = np.append(signal_mv[lag:], np.full(lag, np.nan, np.float32))
     return signal_mv
-
-
-def _missing(signal: Signal, row: Int[np.ndarray, "T"]) -> np.ndarray:
-    """True where a sample carries its format's mark of a missing one; format 8 has none."""
-    return row == MISSING.get(signal.format, _NOTHING)
 
 
 def _gain_notes(

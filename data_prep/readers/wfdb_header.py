@@ -15,7 +15,7 @@ from data_prep.records import BadInput
 
 DEFAULT_GAIN = 200.0  # of the format, for a gain that is absent or 0
 _MAX_HEADER_BYTES = 1 << 20
-_RATES_HZ = (1.0, 100_000.0)
+MAX_RATE_HZ = 100_000.0
 _MAX_SEGMENTS = 10_000
 _NAME = re.compile(r"(?P<name>[^/\\]+)(?:/(?P<segments>\d{1,9}))?")
 _RATE = re.compile(r"(?P<rate>\d+\.?\d*|\.\d+)(?:/-?\d+\.?\d*(?:\(-?\d+\.?\d*\))?)?", re.ASCII)
@@ -165,7 +165,7 @@ def _sampling_rate_hz(where: str, fields: list[str], default_hz: float | None) -
                 "interval depends on it"
             )
         return default_hz
-    low, high = _RATES_HZ
+    low, high = 1.0, MAX_RATE_HZ
     rate = _RATE.fullmatch(fields[2])
     if not rate or not low <= float(rate["rate"]) <= high:
         raise BadInput(

@@ -7,7 +7,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Bool, Int, UInt8
 
 from data_prep.records import BadInput
 
@@ -24,9 +24,10 @@ BYTES = {
     "311": Fraction(4, 3),
 }
 FLAC_BITS = {"508": 8, "516": 16, "524": 24}
+NOTHING = 2**31 - 1  # every sample of a signal without samples; no other has it
 _FLAC_STEP = 1 << 18
 # The value that says "no sample here"; format 8, of differences, has none.
-MISSING = {
+_MISSING = {
     "16": -(2**15),
     "24": -(2**23),
     "32": -(2**31),
@@ -40,6 +41,11 @@ MISSING = {
     "516": -(2**15),
     "524": -(2**23),
 }
+
+
+def missing(form: str, samples: Int[np.ndarray, "N"]) -> Bool[np.ndarray, "N"]:
+    """True where a sample carries its format's mark of a missing one."""
+    return samples == _MISSING.get(form, NOTHING)
 
 
 def num_bytes(form: str, count: int) -> int:

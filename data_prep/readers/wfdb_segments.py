@@ -107,13 +107,15 @@ def _joined(
     pieces: dict[str, Piece],
 ) -> Piece:
     """The whole as one piece: what a segment's notes say names the segment."""
-    notes, damage, lead_notes = [], [], defaultdict(list)
+    notes: list[str] = []
+    damage: list[str] = []
+    lead_notes: dict[str, list[str]] = defaultdict(list)
     spelled: dict[str, str | None] = {}
     for name, piece in pieces.items():
         notes += [f"segment {name}: {note}" for note in piece.notes]
         damage += [f"segment {name}: {text}" for text in piece.damage]
-        for lead, said in piece.lead_notes.items():
-            lead_notes[lead] += [f"segment {name}: {note}" for note in said]
+        for of, said in piece.lead_notes.items():
+            lead_notes[of] += [f"segment {name}: {note}" for note in said]
         for text, lead in zip(piece.spelled, piece.leads, strict=True):
             if lead is None or lead not in spelled.values():
                 spelled[text] = lead
