@@ -66,8 +66,9 @@ def records_at(path: Path) -> list[Path]:
             place = _place(path)
         except BadInput:  # `read` says it
             return [path.with_suffix("") if path.suffix.lower() in (".hea", ".dat") else path]
-        if place.kind == "hdf5" and place.exam is None:
-            return _exams(place.file)
+        if place.kind == "hdf5":
+            exam = place.exam
+            return [place.file.with_suffix("") / exam] if exam else _exams(place.file)
         return [_name(place)]
     except OSError as error:
         raise _unreadable(path, error) from error

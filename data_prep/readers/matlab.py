@@ -16,6 +16,7 @@ from data_prep.records import BadInput
 _MAX_BYTES = 1 << 26  # of a file, and of all that is unpacked of it
 _HEADER_BYTES = 128
 _NUMBERS = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8"}
+_NUMBERS |= {12: "i8", 13: "u8"}
 _MATRIX, _COMPRESSED = 14, 15
 _ENCODINGS = {16: "utf-8", 17: "utf-16", 18: "utf-32", 4: "utf-16", 2: "latin-1", 1: "latin-1"}
 _STRUCT, _CHAR, _FIRST_NUMERIC, _LAST_NUMERIC = 2, 4, 6, 15

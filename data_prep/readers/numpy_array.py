@@ -1,6 +1,9 @@
 """NPY: an array of leads x samples or samples x leads, whose rate, leads and unit are stated."""
 
+import math
+import re
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -8,6 +11,14 @@ from data_prep.readers.assemble import assemble
 from data_prep.readers.stated import stated
 from data_prep.readers.units import mv_per_unit
 from data_prep.records import MAX_VALUES, BadInput, Reading, Record
+
+_MAX_HEADER = 1 << 12
+# https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html, of real numbers
+_HEADER = re.compile(
+    rb"\x93NUMPY[\x01-\x03]\x00.{2,4}?\{'descr': '(?P<kind>[<>|=]?[fiu][1248])', 'fortran_order': "
+    rb"(?P<fortran>True|False), 'shape': \((?P<shape>[\d, ]{1,80})\), \}",
+    re.DOTALL,
+)
 
 
 def read(path: Path, name: str, reading: Reading) -> Record:
@@ -26,20 +37,23 @@ def read(path: Path, name: str, reading: Reading) -> Record:
 
 
 def _mapped(path: Path) -> np.ndarray:
-    """The array, of which only what is used is read; nothing is unpickled."""
-    try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError, TypeError, SyntaxError, OverflowError, MemoryError) as error:
-        reason = " ".join(str(error).split())[:100]
-        raise BadInput(f"{path}: no array of numbers ({reason}); save it with numpy.save") from None
-    if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiu" or not array.size:
-        raise BadInput(
-            f"{path}: holds {getattr(array, 'dtype', 'several arrays')}, expected real numbers; "
-            "save it with numpy.save"
-        )
-    if array.size > MAX_VALUES:
-        raise BadInput(f"{path}: {array.size} numbers, expected at most {MAX_VALUES}; cut it")
-    return array
+    """The array, of which only what is used is read; nothing is unpickled or evaluated."""
+    with path.open("rb") as file:
+        start = file.read(_MAX_HEADER)
+    found = _HEADER.match(start)
+    length_bytes = {1: 2, 2: 4, 3: 4}.get(start[6] if found else 0, 0)
+    offset = 8 + length_bytes + int.from_bytes(start[8 : 8 + length_bytes], "little")
+    if not found or not length_bytes or offset < found.end():
+        raise BadInput(f"{path}: no array of real numbers, expected what numpy.save writes")
+    shape = tuple(int(length) for length in found["shape"].split(b",") if length.strip())
+    size = math.prod(shape)
+    if not 0 < size <= MAX_VALUES:
+        raise BadInput(f"{path}: {size} numbers, expected 1 to {MAX_VALUES}; cut it")
+    dtype = np.dtype(found["kind"].decode())
+    if (needed := offset + size * dtype.itemsize) > (held := path.stat().st_size):
+        raise BadInput(f"{path}: {held} bytes, expected {needed}; fetch the file again")
+    order: Literal["C", "F"] = "F" if found["fortran"] == b"True" else "C"
+    return np.memmap(path, dtype, "r", offset, shape, order)
 
 
 def _rows(path: Path, array: np.ndarray, num_leads: int) -> np.ndarray:

@@ -46,16 +46,17 @@ def without_padding(
 
 def _padded(signal_mv: Float[np.ndarray, "L T"], rate_hz: float) -> int:
     """How many samples from the first one on are padding."""
-    first = signal_mv[:, :1]
-    held = (signal_mv[:, :8] == first).all(axis=1) | np.isnan(first[:, 0])
-    if not held.all():  # most records move at once
+    if (np.abs(signal_mv[:, 1:8] - signal_mv[:, :1]) > 0).any():  # most records move at once
         return 0
-    same = (signal_mv == first) | (np.isnan(signal_mv) & np.isnan(first))
+    missing = np.isnan(signal_mv)
+    first = np.take_along_axis(signal_mv, (~missing).argmax(axis=1)[:, None], axis=1)
+    same = (signal_mv == first) | missing  # what is missing does not move
     moving = ~same.all(axis=1)
     if not moving.any():
         return 0
     count = int((~same[moving].all(axis=0)).argmax())
+    held = int((~missing[moving, :count].all(axis=0)).sum())
     shortest_s = _MIN_HELD_S if np.any(first[moving]) else _MIN_OF_ZEROS_S
     if moving.sum() < _FEW:
         shortest_s = _MIN_OF_FEW_S
-    return count if count >= max(round(shortest_s * rate_hz), 8) else 0
+    return count if held >= max(round(shortest_s * rate_hz), 8) else 0
