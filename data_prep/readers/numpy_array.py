@@ -15,8 +15,8 @@ from data_prep.records import MAX_VALUES, BadInput, Reading, Record
 _MAX_HEADER = 1 << 12
 # https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html, of real numbers
 _HEADER = re.compile(
-    rb"\x93NUMPY[\x01-\x03]\x00.{2,4}?\{'descr': '(?P<kind>[<>|=]?[fiu][1248])', 'fortran_order': "
-    rb"(?P<fortran>True|False), 'shape': \((?P<shape>[\d, ]{1,80})\), \}",
+    rb"\x93NUMPY[\x01-\x03]\x00.{2,4}?\{'descr': '(?P<kind>[<>|=]?(?:f[248]|[iu][1248]))', "
+    rb"'fortran_order': (?P<fortran>True|False), 'shape': \((?P<shape>(?:\d{1,15},? ?){1,8})\), \}",
     re.DOTALL,
 )
 

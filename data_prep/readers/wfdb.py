@@ -15,7 +15,7 @@ from data_prep.readers.assemble import assemble
 from data_prep.readers.gains import false_gains
 from data_prep.readers.names import lead_names
 from data_prep.readers.wfdb_comments import meta_of
-from data_prep.readers.wfdb_files import by_file, check_files
+from data_prep.readers.wfdb_files import NO_SAMPLES, by_file, check_files
 from data_prep.readers.wfdb_header import (
     DEFAULT_GAIN,
     MAX_RATE_HZ,
@@ -108,7 +108,7 @@ def read_piece(header_path: Path, header: Header) -> Piece:
     lead_notes = _gain_notes(named)
     damage = [*beyond]
     for signal, lead, row in named:
-        found = _mismatches(signal, row)
+        found = _mismatches(signal, row) if signal.format != NO_SAMPLES else []
         lead_notes[lead].extend(found)
         damage += [f"{lead}: {text}" for text in found]
     gains = false_gains(
@@ -162,7 +162,7 @@ def _raw_rows(header_path: Path, header: Header, num_frames: int) -> list[Int[np
         for signal, column in zip(group, columns, strict=True):
             row = column.reshape(-1)
             if first.format == "8":
-                row = np.cumsum(row, dtype=np.int32) + (signal.first_value or 0)
+                row = np.cumsum(row, dtype=np.int64) + (signal.first_value or 0)
             rows[id(signal)] = row
     return [
         rows.get(id(signal), np.full(num_frames * signal.samples_per_frame, NOTHING, np.int32))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from data_prep.readers.names import lead_name
 from data_prep.readers.units import MV_PER_UNIT
-from data_prep.records import BadInput
+from data_prep.records import MAX_VALUES, BadInput
 
 DEFAULT_GAIN = 200.0  # of the format, for a gain that is absent or 0
 _MAX_HEADER_BYTES = 1 << 20
@@ -20,6 +20,7 @@ _MAX_SEGMENTS = 10_000
 _NAME = re.compile(r"(?P<name>[^/\\]+)(?:/(?P<segments>\d{1,9}))?")
 _RATE = re.compile(r"(?P<rate>\d+\.?\d*|\.\d+)(?:/-?\d+\.?\d*(?:\(-?\d+\.?\d*\))?)?", re.ASCII)
 _COUNT = re.compile(r"\d{1,15}", re.ASCII)
+_WHOLE = re.compile(r"[-+]?\d{1,12}", re.ASCII)
 _FORMAT = re.compile(
     r"(?P<format>\d+)(?:x(?P<per_frame>\d{1,6}))?(?::(?P<skew>\d{1,9}))?(?:\+(?P<offset>\d{1,15}))?"
 )
@@ -189,6 +190,8 @@ def _segment_line(where: str, line: str) -> Segment:
 
 def _check_lengths(path: Path, num_samples: int | None, segments: tuple[Segment, ...]) -> None:
     held = sum(segment.num_samples for segment in segments)
+    if held > MAX_VALUES:
+        raise BadInput(f"{path}: {held} samples, expected at most {MAX_VALUES}; cut the record")
     if held == 0 or num_samples not in (None, held):
         raise BadInput(
             f"{path}: the record line promises {num_samples} samples and its segments {held}, "
@@ -244,13 +247,12 @@ def _check_file_name(where: str, name: str) -> None:
 def _integer(where: str, fields: list[str], index: int) -> int | None:
     if len(fields) <= index:
         return None
-    try:
+    if _WHOLE.fullmatch(fields[index]):
         return int(fields[index])
-    except ValueError:
-        raise BadInput(
-            f"{where}: field {index + 1} is {_short(fields[index])}, expected a whole number; "
-            "fetch the header again"
-        ) from None
+    raise BadInput(
+        f"{where}: field {index + 1} is {_short(fields[index])}, expected a whole number; "
+        "fetch the header again"
+    )
 
 
 def _number(where: str | Path, what: str, text: str) -> float:

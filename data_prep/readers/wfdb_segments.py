@@ -24,11 +24,6 @@ def segment_headers(header_path: Path, header: Header) -> list[tuple[Segment, Pa
       BadInput: a segment is missing, of several segments itself, or of another rate or length than
         the record's header says; its name is in the message.
     """
-    length = sum(segment.num_samples for segment in header.segments)
-    if length > MAX_VALUES:
-        raise BadInput(
-            f"{header_path}: {length} samples, expected at most {MAX_VALUES}; cut the record"
-        )
     found = []
     for segment in header.segments:
         if segment.name == "~":
