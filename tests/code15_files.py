@@ -22,6 +22,7 @@ def tracing(num_samples: int = 4000) -> np.ndarray:
 
 def write_code15(path: Path, exams: Mapping[int, np.ndarray], **storage: object) -> Path:
     """Write exams by id."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     with h5py.File(path, "w") as file:
         file.create_dataset("exam_id", data=np.array(list(exams), np.int64))
         file.create_dataset("tracings", data=np.stack(list(exams.values())), **storage)

@@ -27,6 +27,8 @@ from data_prep.readers.wfdb_samples import BYTES, NOTHING, missing, read_bytes, 
 from data_prep.records import BadInput, Reading, Record
 from data_prep.resampling import resample_rows
 
+Row = Int[np.ndarray, "_"]  # a signal's samples, as many as it has in all frames
+
 
 @dataclass(frozen=True)
 class Piece:
@@ -141,7 +143,7 @@ def read_piece(header_path: Path, header: Header) -> Piece:
     )
 
 
-def _raw_rows(header_path: Path, header: Header, num_frames: int) -> list[Int[np.ndarray, "T"]]:
+def _raw_rows(header_path: Path, header: Header, num_frames: int) -> list[Row]:
     """The digital samples of every signal, in the header's order."""
     rows: dict[int, np.ndarray] = {}
     for name, group in by_file(header).items():
@@ -170,7 +172,7 @@ def _raw_rows(header_path: Path, header: Header, num_frames: int) -> list[Int[np
     ]
 
 
-def _millivolts(signal: Signal, row: Int[np.ndarray, "T"]) -> Float[np.ndarray, "T"]:
+def _millivolts(signal: Signal, row: Row) -> Float[np.ndarray, "T"]:
     """A signal in mV, moved earlier by its skew; NaN where a sample is missing."""
     with np.errstate(over="ignore", invalid="ignore"):  # the check of voltages says it
         signal_mv = ((row - float(signal.baseline)) * signal.mv_per_adu).astype(np.float32)
@@ -182,7 +184,7 @@ def _millivolts(signal: Signal, row: Int[np.ndarray, "T"]) -> Float[np.ndarray, 
 
 
 def _gain_notes(
-    named: Sequence[tuple[Signal, str, Int[np.ndarray, "T"]]],
+    named: Sequence[tuple[Signal, str, Row]],
 ) -> dict[str, list[str]]:
     notes: dict[str, list[str]] = defaultdict(list)
     for signal, lead, _ in named:
@@ -191,7 +193,7 @@ def _gain_notes(
     return notes
 
 
-def _mismatches(signal: Signal, row: Int[np.ndarray, "T"]) -> list[str]:
+def _mismatches(signal: Signal, row: Row) -> list[str]:
     """Where the header's own check values disagree with the samples."""
     notes = []
     if signal.first_value not in (None, int(row[0])) and signal.format != "8":
