@@ -192,7 +192,7 @@ def test_r11_each_lead_has_its_own_rate_and_keeps_its_height(tmp_path, fast):
     assert (record.sampling_rate_hz, record.signal_mv.shape[1]) == (500.0, 5000)
     own, other = (record.leads.index(lead) for lead in (fast, slow))
     np.testing.assert_array_equal(record.signal_mv[own], source[fast] / np.float32(1000))
-    assert record.signal_mv[other].max() == pytest.approx(source[slow].max() / 1000, rel=0.01)
+    assert record.signal_mv[other].max() >= 0.99 * source[slow][::2].max() / 1000
     off = np.abs(record.signal_mv[other] - source[slow] / 1000)
     assert np.quantile(off, 0.99) < 0.02
     assert record.lead_notes == {slow: ("sampled at 250 Hz, brought to 500 Hz",)}

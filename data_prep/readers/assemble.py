@@ -96,7 +96,7 @@ def _check_voltage(name: str, leads: Sequence[str], signal: Float[np.ndarray, "L
 
 
 def _naming_notes(spelled: Sequence[str], names: Sequence[str | None]) -> list[str]:
-    named = list(zip(spelled, names, strict=True))
+    named = [(text.strip(), lead) for text, lead in zip(spelled, names, strict=True)]
     stored = [lead for lead in names if lead]
     notes = [
         f"{shown(text, number)} is none of the twelve leads: left out"

@@ -240,8 +240,10 @@ def _check_file_name(where: str, name: str) -> None:
             f"{where}: file name {_short(name)} leaves the record's folder, "
             "expected a plain file name; put the data beside the header"
         )
-    if len(name) > 200:
-        raise BadInput(f"{where}: a file name of {len(name)} letters, expected at most 200")
+    if len(name) > 200 or not name.isprintable():
+        raise BadInput(
+            f"{where}: file name {_short(name)}, expected at most 200 letters that can be printed"
+        )
 
 
 def _integer(where: str, fields: list[str], index: int) -> int | None:
@@ -260,7 +262,7 @@ def _number(where: str | Path, what: str, text: str) -> float:
         number = float(text)
     except ValueError:
         number = math.nan
-    if not math.isfinite(number):
+    if not math.isfinite(number) or 0 < abs(number) < 1e-30:
         raise BadInput(f"{where}: {what} is {_short(text)}, expected a number; correct the header")
     return number
 
