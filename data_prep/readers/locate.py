@@ -13,7 +13,7 @@ from data_prep.records import BadInput, Reading, Record
 _TABLES = {".mat": cpsc, ".csv": table, ".npy": numpy_array}
 _HDF5 = (".hdf5", ".h5")
 _SUFFIXES = (".hea", ".dat", *_TABLES, *_HDF5)
-_SEGMENT = re.compile(r"(?P<record>.+)_(?:\d{3,}|layout)")
+_SEGMENT = re.compile(r"(?P<record>.+)_(?:\d+|layout)")
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,8 @@ def read(path: Path, name: str, reading: Reading) -> Record:
     rate_hz, leads, unit = said.rate_of(path), said.leads_of(path), said.unit_of(path)
     rows = _rows(path, _mapped(path), len(leads))
     with np.errstate(over="ignore", invalid="ignore"):  # the check of voltages says it
-        signal_mv = (rows * np.float64(mv_per_unit(str(path), unit))).astype(np.float32)
+        signal_mv = rows.astype(np.float32)
+        signal_mv *= mv_per_unit(str(path), unit)
     return assemble(name, leads, signal_mv, rate_hz, meta=said.meta)
 
 

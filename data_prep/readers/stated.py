@@ -30,8 +30,8 @@ class Stated:
         """The rate, which must be stated."""
         if self.rate_hz is None:
             raise BadInput(
-                f"{path}: no sampling rate is stated; give it with --rate, or as sampling_rate_hz "
-                f"in {path.with_suffix('.json').name} beside it"
+                f"{path}: no sampling rate is stated; give it as sampling_rate_hz in "
+                f"{path.with_suffix('.json').name} beside it, or with --rate"
             )
         low, high = _RATES_HZ
         if not low <= self.rate_hz <= high:
@@ -45,8 +45,8 @@ class Stated:
         """The leads' names, which must be stated."""
         if not self.leads:
             raise BadInput(
-                f"{path}: no leads are named; give them with --leads, or as leads in "
-                f"{path.with_suffix('.json').name} beside it, in their order"
+                f"{path}: no leads are named; give them in their order as leads in "
+                f"{path.with_suffix('.json').name} beside it, or with --leads"
             )
         return self.leads
 
@@ -54,8 +54,8 @@ class Stated:
         """The unit, which must be stated."""
         if self.unit is None:
             raise BadInput(
-                f"{path}: no unit is stated, and amplitudes do not tell it; give it with --unit, "
-                f"or as unit in {path.with_suffix('.json').name} beside it"
+                f"{path}: no unit is stated, and amplitudes do not tell it; give it as unit in "
+                f"{path.with_suffix('.json').name} beside it, or with --unit"
             )
         return self.unit
 

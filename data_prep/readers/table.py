@@ -17,7 +17,7 @@ from data_prep.readers.stated import Stated, stated
 from data_prep.readers.units import mv_per_unit, split_unit
 from data_prep.records import BadInput, Reading, Record
 
-_MAX_BYTES = 1 << 26
+_MAX_BYTES = 1 << 23  # three minutes of twelve leads at 500 Hz
 _MAX_LINE = 1 << 14
 _PEEK_BYTES = 1 << 14
 _MISSING = ("", "nan", "na", "n/a", "null", "none")

@@ -3,8 +3,6 @@
 The header is checked against the files before anything is allocated by it. L leads, T samples.
 """
 
-from collections import defaultdict
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,13 +14,7 @@ from data_prep.readers.gains import false_gains
 from data_prep.readers.names import lead_names
 from data_prep.readers.wfdb_comments import meta_of
 from data_prep.readers.wfdb_files import NO_SAMPLES, by_file, check_files
-from data_prep.readers.wfdb_header import (
-    DEFAULT_GAIN,
-    MAX_RATE_HZ,
-    Header,
-    Signal,
-    read_header,
-)
+from data_prep.readers.wfdb_header import DEFAULT_GAIN, Header, Signal, read_header
 from data_prep.readers.wfdb_samples import BYTES, NOTHING, missing, read_bytes, read_flac
 from data_prep.records import BadInput, Reading, Record
 from data_prep.resampling import resample_rows
@@ -105,40 +97,29 @@ def read_piece(header_path: Path, header: Header) -> Piece:
     leads = lead_names(header_path, spelled)
     raw = _raw_rows(header_path, header, num_frames)
     named = [
-        (s, lead, row) for s, lead, row in zip(header.signals, leads, raw, strict=True) if lead
+        (signal, lead, row)
+        for signal, lead, row in zip(header.signals, leads, raw, strict=True)
+        if lead
     ]
-    lead_notes = _gain_notes(named)
-    damage = [*beyond]
-    for signal, lead, row in named:
-        found = _mismatches(signal, row) if signal.format != NO_SAMPLES else []
-        lead_notes[lead].extend(found)
-        damage += [f"{lead}: {text}" for text in found]
-    gains = false_gains(
-        {lead: (signal.mv_per_adu, signal.format, row) for signal, lead, row in named}
-    )
-    per_frame = max((signal.samples_per_frame for signal, _, _ in named), default=1)
-    rate_hz = header.sampling_rate_hz * per_frame
-    if rate_hz > MAX_RATE_HZ:
-        raise BadInput(
-            f"{header_path}: {per_frame} samples a frame are {rate_hz:g} Hz, expected at most "
-            f"{MAX_RATE_HZ:g}; correct the header"
-        )
-    rows = []
-    for signal, lead, row in named:
-        rows.append(_millivolts(signal, row))
-        if signal.samples_per_frame != per_frame:
-            own_hz = header.sampling_rate_hz * signal.samples_per_frame
-            rows[-1] = resample_rows(rows[-1][None], own_hz, rate_hz)[0]
-            lead_notes[lead].append(f"sampled at {own_hz:g} Hz, brought to {rate_hz:g} Hz")
+    gains = false_gains({lead: (s.mv_per_adu, s.format, row) for s, lead, row in named})
     units = sorted({signal.unit for signal, _, _ in named if signal.unit.lower() != "mv"})
+    faults = {lead: _mismatches(signal, row) for signal, lead, row in named}
+    rate_hz = header.sampling_rate_hz * max((s.samples_per_frame for s, _, _ in named), default=1)
+    lead_notes, rows = {}, []
+    for signal, lead, row in named:
+        own_hz = header.sampling_rate_hz * signal.samples_per_frame
+        rows.append(resample_rows(_millivolts(signal, row)[None], own_hz, rate_hz)[0])
+        lead_notes[lead] = [*_gain_notes(signal), *faults[lead]]
+        if own_hz != rate_hz:
+            lead_notes[lead].append(f"sampled at {own_hz:g} Hz, brought to {rate_hz:g} Hz")
     return Piece(
         spelled,
         tuple(leads),
-        np.stack(rows) if rows else np.empty((0, num_frames * per_frame), np.float32),
+        np.stack(rows) if rows else np.empty((0, num_frames), np.float32),
         rate_hz,
         (*(f"stored in {unit}, converted to mV" for unit in units), *gains, *beyond),
         lead_notes,
-        tuple(damage),
+        (*beyond, *(f"{lead}: {text}" for lead, texts in faults.items() for text in texts)),
         calibrated=not (gains or any(signal.gain == 0 for signal, _, _ in named)),
     )
 
@@ -183,19 +164,17 @@ def _millivolts(signal: Signal, row: Row) -> Float[np.ndarray, "T"]:
     return signal_mv
 
 
-def _gain_notes(
-    named: Sequence[tuple[Signal, str, Row]],
-) -> dict[str, list[str]]:
-    notes: dict[str, list[str]] = defaultdict(list)
-    for signal, lead, _ in named:
-        if signal.gain == 0:
-            notes[lead].append(f"no gain in the header: {DEFAULT_GAIN:g} per {signal.unit} assumed")
-    return notes
+def _gain_notes(signal: Signal) -> list[str]:
+    if signal.gain:
+        return []
+    return [f"no gain in the header: {DEFAULT_GAIN:g} per {signal.unit} assumed"]
 
 
 def _mismatches(signal: Signal, row: Row) -> list[str]:
     """Where the header's own check values disagree with the samples."""
-    notes = []
+    notes: list[str] = []
+    if signal.format == NO_SAMPLES:
+        return notes
     if signal.first_value not in (None, int(row[0])) and signal.format != "8":
         notes.append(f"first sample is {row[0]}, the header says {signal.first_value}")
     total = int(row.sum(dtype=np.int64))

@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
-from data_prep.readers.wfdb_header import Header, Signal
+from data_prep.readers.wfdb_header import MAX_RATE_HZ, Header, Signal
 from data_prep.readers.wfdb_samples import BYTES, FLAC_BITS, num_bytes
 from data_prep.records import MAX_VALUES, BadInput
 
@@ -39,11 +39,13 @@ def check_files(header_path: Path, header: Header) -> tuple[int, list[str]]:
         raise BadInput(
             f"{header_path}: its data holds no sample, expected at least one; fetch it again"
         )
-    per_frame = sum(max(signal.samples_per_frame, 1) for signal in header.signals)
-    if num_frames * per_frame > MAX_VALUES:
+    per_frame = max(signal.samples_per_frame for signal in header.signals)
+    values = num_frames * per_frame * len(header.signals)
+    rate_hz = per_frame * header.sampling_rate_hz
+    if values > MAX_VALUES or rate_hz > MAX_RATE_HZ:
         raise BadInput(
-            f"{header_path}: {num_frames * per_frame} samples in all, expected at most "
-            f"{MAX_VALUES}; cut the record"
+            f"{header_path}: {values} samples at {rate_hz:g} Hz, expected at most {MAX_VALUES} "
+            f"and {MAX_RATE_HZ:g} Hz; cut the record, or correct the header"
         )
     if (skew := max(signal.skew for signal in header.signals)) >= num_frames:
         raise BadInput(
