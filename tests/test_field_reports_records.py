@@ -380,6 +380,17 @@ def test_no_patient_identity_leaves_a_header(tmp_path, capsys):
     assert [word for word in IDENTITY if word not in header] == []  # the control
 
 
+@pytest.mark.parametrize(
+    ("line", "said"), [(0, "line 1: garbled header"), (5, "line 6: garbled signal line")]
+)
+def test_no_patient_identity_leaves_a_header_by_what_is_said_of_it(good, line, said):
+    text = good.with_suffix(".hea").read_text().splitlines()
+    text[line] = "Patient Jane Doe, born 1950-02-03"
+    good.with_suffix(".hea").write_text("\n".join(text))
+    assert said in refused(good)
+    assert [word for word in IDENTITY if word in refused(good)] == []
+
+
 def test_no_patient_identity_leaves_a_table(tmp_path):
     lead = "\n".join(f"{value / 1000}" for value in rows()["II"])
     text = f"# Patient: Jane Doe 1950-02-03\n# sampling_rate_hz: 500\nII (mV)\n{lead}\n"

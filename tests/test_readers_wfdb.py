@@ -162,6 +162,23 @@ def test_false_gains_are_noticed_and_true_ones_are_not(tmp_path):
     assert not any("raw samples" in note for note in true.notes)
 
 
+LIMB = LEADS[:6]
+
+
+@pytest.mark.parametrize("shift", range(1, 6))
+def test_exchanged_leads_are_no_false_gains(tmp_path, shift):
+    """Their relations hold neither way; of exchanged electrodes they hold both ways."""
+    rows, names = samples(), LIMB[shift:] + LIMB[:shift]
+    moved = {lead: rows[name] for lead, name in zip(LIMB, names, strict=True)}
+    gains = ["1000(0)/mV" if lead != "V1" else "500(0)/mV" for lead in LEADS]
+    assert read(write(tmp_path / "a", rows | moved, gain=gains)).calibrated
+    arms = {"I": -rows["I"], "II": rows["III"], "III": rows["II"], "aVR": rows["aVL"]}
+    arms["aVL"] = rows["aVR"]
+    assert read(write(tmp_path / "b", rows | arms, gain=gains)).calibrated
+    false = [f"{np.ptp(row.astype(int))}(0)/mV" for row in (rows | arms).values()]
+    assert not read(write(tmp_path / "c", rows | arms, gain=false)).calibrated
+
+
 def test_gains_that_differ_for_a_reason_are_true(tmp_path):
     """A lead stored at half the resolution: the relations hold in mV and not in raw samples."""
     rows = samples()

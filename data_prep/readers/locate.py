@@ -10,9 +10,9 @@ from pathlib import Path
 from data_prep.readers import code15, cpsc, numpy_array, table, wfdb
 from data_prep.records import BadInput, Reading, Record
 
-_TABLES = {".mat": cpsc, ".csv": table, ".npy": numpy_array}
+_READERS = {".mat": cpsc, ".csv": table, ".npy": numpy_array}
 _HDF5 = (".hdf5", ".h5")
-_SUFFIXES = (".hea", ".dat", *_TABLES, *_HDF5)
+_SUFFIXES = (".hea", ".dat", *_READERS, *_HDF5)
 _SEGMENT = re.compile(r"(?P<record>.+)_(?:\d+|layout)")
 
 
@@ -21,7 +21,7 @@ class Place:
     """Where a record lies: a file, for WFDB without suffix, and in HDF5 the exam in it."""
 
     file: Path
-    kind: str  # wfdb, a suffix of _TABLES, or hdf5
+    kind: str  # wfdb, a suffix of _READERS, or hdf5
     exam: str | None = None
 
 
@@ -33,7 +33,7 @@ def read_at(path: Path, reading: Reading) -> Record:
             return wfdb.read(place.file, reading)
         if place.kind == "hdf5":
             return code15.read(place.file, place.exam)
-        return _TABLES[place.kind].read(place.file, str(_name(place)), reading)
+        return _READERS[place.kind].read(place.file, str(_name(place)), reading)
     except OSError as error:
         raise _unreadable(path, error) from error
 
@@ -83,7 +83,7 @@ def _place(path: Path) -> Place:
         with_header = _header(path.with_suffix("")).is_file()
         if suffix in _HDF5:
             return Place(path, "hdf5")
-        if suffix in _TABLES and not (suffix == ".mat" and with_header):
+        if suffix in _READERS and not (suffix == ".mat" and with_header):
             return Place(path, suffix)
         if with_header:  # its data, or annotations beside it
             return Place(path.with_suffix(""), "wfdb")
@@ -94,7 +94,7 @@ def _place(path: Path) -> Place:
             )
     if path.is_dir():
         raise BadInput(f"{path}: is a folder, expected one record; name a record in it")
-    for other in (*_TABLES, *_HDF5):
+    for other in (*_READERS, *_HDF5):
         if (file := Path(f"{path}{other}")).is_file():
             return Place(file, "hdf5" if other in _HDF5 else other)
     if place := _exam_place(path):

@@ -66,20 +66,14 @@ def read(path: Path, name: str, reading: Reading) -> Record:
     scales = [mv_per_unit(str(path), columns[at][1] or said.unit_of(path)) for at in kept]
     with np.errstate(over="ignore", invalid="ignore"):  # the check of voltages says it
         signal_mv = (numbers[:, kept].T * np.array(scales)[:, None]).astype(np.float32)
-    other = [
-        not lead and not _is_index(heading) for heading, lead in zip(headings, names, strict=True)
-    ]
-    told = [
-        text for text, lead, is_other in zip(spelled, names, other, strict=True) if lead or is_other
-    ]
+    told = [text for text, lead in zip(spelled, names, strict=True) if lead or not _is_index(text)]
     return assemble(name, told, signal_mv, rate_hz, meta=said.meta)
 
 
 def _is_index(heading: str) -> bool:
     """Whether a column only counts or times the rows."""
-    return heading.lower() in ("", "index", "sample", "unnamed: 0") or bool(
-        _TIME.fullmatch(heading)
-    )
+    counts = heading.lower() in ("", "index", "sample", "unnamed: 0")
+    return counts or bool(_TIME.fullmatch(heading))
 
 
 def _parse(path: Path, raw: bytes, peek: bool = False) -> _Table:
@@ -120,19 +114,27 @@ def _numbers(path: Path, table: _Table, width: int) -> Float[np.ndarray, "T C"]:
     """All cells as numbers; NaN for an empty one."""
     if not table.rows:
         raise BadInput(f"{path}: no row of numbers below the names, expected at least one")
-    cells: list[str] = []
-    for number, row in enumerate(table.rows, table.first_line):
-        found = row.split(table.delimiter)
-        if len(found) != width:
+    numbers: list[float] = []
+    for row, line in enumerate(table.rows, table.first_line):
+        cells = line.split(table.delimiter)
+        if len(cells) != width:
             raise BadInput(
-                f"{path}, row {number}: {len(found)} cells, expected {width}; fetch the file again"
+                f"{path}, row {row}: {len(cells)} cells, expected {width}; fetch the file again"
             )
-        cells += found
-    try:
-        flat = np.array([_number(cell, table.delimiter) for cell in cells], np.float64)
-    except ValueError as error:
-        raise BadInput(f"{path}: {str(error)[:60]}, expected numbers; correct the file") from None
-    return flat.reshape(-1, width)
+        try:
+            numbers += map(float, cells)
+        except ValueError:
+            del numbers[(row - table.first_line) * width :]
+            numbers += _odd_numbers(f"{path}, row {row}", cells, table.delimiter)
+    return np.array(numbers, np.float64).reshape(-1, width)
+
+
+def _odd_numbers(where: str, cells: list[str], delimiter: str) -> list[float]:
+    """The numbers of a row of which some are missing, or have a decimal comma."""
+    for column, cell in enumerate(cells, 1):
+        if not _is_number(cell, delimiter):
+            raise BadInput(f"{where}, column {column}: no number; correct the file")
+    return [_number(cell, delimiter) for cell in cells]
 
 
 def _number(cell: str, delimiter: str) -> float:

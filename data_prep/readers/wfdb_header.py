@@ -2,6 +2,7 @@
 
 https://physionet.org/physiotools/wag/header-5.htm. The `wfdb` package fills gaps with
 defaults and drops letters that are not ASCII (µV would become V); what is absent stays visible.
+Messages show fields and no whole lines, which could name someone.
 """
 
 import math
@@ -96,11 +97,9 @@ def read_header(path: Path, rate_hz: float | None = None) -> Header:
         raise BadInput(f"{path}: empty header, expected a record line; fetch the file again")
     first = _record_line(f"{path}, line {numbered[0][0]}", numbered[0][1], rate_hz)
     lines_of = [(f"{path}, line {number}", line) for number, line in numbered[1:]]
-    kind, promised = (
-        ("signal", first.num_signals)
-        if first.num_segments is None
-        else ("segment", first.num_segments)
-    )
+    kind, promised = "signal", first.num_signals
+    if first.num_segments is not None:
+        kind, promised = "segment", first.num_segments
     if promised == 0 or promised != len(lines_of):
         raise BadInput(
             f"{path}: the record line promises {promised} {kind}s and {len(lines_of)} lines "
@@ -145,8 +144,8 @@ def _record_line(where: str, line: str, rate_hz: float | None) -> _RecordLine:
     counts = [_COUNT.fullmatch(field) for field in (fields[1:2] or [""]) + fields[3:4]]
     if not name or not all(counts):
         raise BadInput(
-            f"{where}: garbled header, record line {_short(line)}, expected "
-            "'name signals rate samples', the name without a slash; fetch the file again"
+            f"{where}: garbled header, expected a record line 'name signals rate samples', "
+            "the name without a slash; fetch the file again"
         )
     num_segments = int(name["segments"]) if name["segments"] else None
     if num_segments is not None and num_segments > _MAX_SEGMENTS:
@@ -180,8 +179,7 @@ def _segment_line(where: str, line: str) -> Segment:
     fields = line.split()
     if len(fields) < 2 or not _COUNT.fullmatch(fields[1]):
         raise BadInput(
-            f"{where}: garbled segment line {_short(line)}, expected 'name samples'; "
-            "fetch the file again"
+            f"{where}: garbled segment line, expected 'name samples'; fetch the file again"
         )
     if fields[0] != "~":
         _check_file_name(where, fields[0])
@@ -205,9 +203,8 @@ def _signal_line(where: str, line: str) -> Signal:
     gain = _GAIN.fullmatch(fields[2]) if len(fields) > 2 else _GAIN.fullmatch("0")
     if not form or not gain:
         raise BadInput(
-            f"{where}: garbled signal line {_short(line)}, expected "
-            "'file format gain(baseline)/unit bits zero first checksum block name'; "
-            "fetch the file again"
+            f"{where}: garbled signal line, expected 'file format gain(baseline)/unit bits zero "
+            "first checksum block name'; fetch the file again"
         )
     if fields[0] != "~" or form["format"] != "0":  # of a signal without samples
         _check_file_name(where, fields[0])
