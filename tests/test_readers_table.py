@@ -109,6 +109,10 @@ def test_a_table_without_names_takes_the_callers(tmp_path):
     assert "no leads are named" in _refused(path)
     record = read(path, Reading(rate_hz=100.0, unit="mV", leads=LEADS))
     np.testing.assert_allclose(record.signal_mv, ROWS.T, atol=1e-6)
+    _write(path, _text(headings=[f"channel {k}" for k in range(12)]))
+    np.testing.assert_array_equal(
+        read(path, Reading(100.0, LEADS, "mV")).signal_mv, record.signal_mv
+    )
     assert "12 cells, expected 11" in _refused(path, Reading(100.0, LEADS[:11], "mV"))
 
 

@@ -42,7 +42,7 @@ def test_segments_are_one_record_each_with_its_gain_and_gaps_are_missing(fixed):
     assert known[:, :400].all()
     assert known[:, 500:].all()
     np.testing.assert_allclose(record.signal_mv[known], expected[known], atol=2e-3)
-    assert "1 gaps between segments: 1.00 s are missing" in record.notes
+    assert "gaps between segments: 1.00 s are missing" in record.notes
     assert record.meta == {"age": 61.0}
     assert record.calibrated
 
@@ -97,6 +97,15 @@ def test_faults_of_a_segment_name_it(fixed):
 )  # fmt: skip
 def test_faulty_segments_are_refused_by_name(fixed, old, new, said):
     assert said in _refused(edit_header(fixed, old, new))
+
+
+def test_a_lead_is_upright_or_inverted_in_all_segments(fixed):
+    for name in ("m_0001", "m_0002"):
+        edit_header(fixed.parent / name, " aVR\n", " -aVR\n")
+    np.testing.assert_allclose(read(fixed).signal_mv[3, :400], -ROWS["aVR"][:400] / 1000, atol=1e-6)
+    edit_header(fixed.parent / "m_0002", " -aVR\n", " aVR\n")
+    with pytest.raises(BadInput, match="segment m_0002: aVR is inverted there"):
+        read(fixed)
 
 
 def test_a_segment_without_data_names_itself(fixed):

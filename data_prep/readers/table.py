@@ -41,9 +41,13 @@ def holds_leads(path: Path) -> bool:
         text = file.read(_PEEK_BYTES)
     try:
         headings = _parse(path, text, peek=True).headings
-        return not headings or any(lead_names(path, [split_unit(one)[0] for one in headings]))
+        return not headings or _name_leads(path, headings)
     except BadInput:
         return True  # `read` says what is wrong
+
+
+def _name_leads(path: Path, headings: tuple[str, ...]) -> bool:
+    return any(lead_names(path, [split_unit(heading)[0] for heading in headings]))
 
 
 def read(path: Path, name: str, reading: Reading) -> Record:
@@ -56,7 +60,9 @@ def read(path: Path, name: str, reading: Reading) -> Record:
         raise BadInput(f"{path}: {size} bytes, expected at most {_MAX_BYTES}; cut it")
     table = _parse(path, path.read_bytes())
     said = stated(path, reading, table.said)
-    headings = table.headings or said.leads_of(path)
+    headings = table.headings
+    if not headings or (said.leads and not _name_leads(path, headings)):
+        headings = said.leads_of(path)
     columns = [split_unit(heading) for heading in headings]
     spelled = [text for text, _ in columns]
     names = lead_names(path, spelled)

@@ -8,6 +8,7 @@ from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Float
 
 from data_prep.readers.names import inverted
 from data_prep.readers.wfdb import Piece, read_piece
@@ -91,15 +92,16 @@ def read_segments(header_path: Path, header: Header) -> Piece:
                 rows = resample_rows(piece.signal_mv, piece.sampling_rate_hz, rate_hz)
                 signal_mv[own, start:stop] = rows[:, : stop - start]
         start = stop
-    return _joined(leads, signal_mv, rate_hz, header, pieces)
+    return _joined(header_path, header, pieces, leads, signal_mv, rate_hz)
 
 
 def _joined(
-    leads: list[str],
-    signal_mv: np.ndarray,
-    rate_hz: float,
+    header_path: Path,
     header: Header,
     pieces: dict[str, Piece],
+    leads: list[str],
+    signal_mv: Float[np.ndarray, "L T"],
+    rate_hz: float,
 ) -> Piece:
     """The whole as one piece: what a segment's notes say names the segment."""
     notes: list[str] = []
@@ -116,13 +118,13 @@ def _joined(
                 spelled[text] = lead
             elif any(inverted(text) != inverted(one) for one, of in spelled.items() if of == lead):
                 raise BadInput(
-                    f"segment {name}: {lead} is inverted there and upright elsewhere, expected "
+                    f"{header_path}, segment {name}: {lead} is inverted there and upright elsewhere, expected "
                     "the same in all segments; name one of its segments"
                 )
     gaps = [segment for segment in header.segments if segment.name == "~" and segment.num_samples]
     if gaps:
         lost_s = sum(segment.num_samples for segment in gaps) / header.sampling_rate_hz
-        notes.append(f"{len(gaps)} gaps between segments: {lost_s:.2f} s are missing")
+        notes.append(f"gaps between segments: {lost_s:.2f} s are missing")
     named = [text for text, lead in spelled.items() if lead]
     named.sort(key=lambda text: leads.index(spelled[text] or ""))
     others = [text for text, lead in spelled.items() if not lead]
