@@ -118,8 +118,8 @@ def _joined(
                 spelled[text] = lead
             elif any(inverted(text) != inverted(one) for one, of in spelled.items() if of == lead):
                 raise BadInput(
-                    f"{header_path}, segment {name}: {lead} is inverted there and upright elsewhere, expected "
-                    "the same in all segments; name one of its segments"
+                    f"{header_path}, segment {name}: {lead} is inverted there and upright "
+                    "elsewhere, expected the same in all segments; name one of them"
                 )
     gaps = [segment for segment in header.segments if segment.name == "~" and segment.num_samples]
     if gaps:
