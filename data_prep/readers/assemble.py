@@ -19,6 +19,7 @@ _COARSE_RATE_HZ = 250.0
 _NO_VOLTAGE_MV = 1e9  # a million volts
 
 
+@np.errstate(invalid="ignore")  # a damaged number may be a NaN that complains when it is used
 def assemble(
     name: str,
     spelled: Sequence[str],

@@ -30,7 +30,7 @@ def read(path: Path, exam: str | None) -> Record:
       BadInput: there is no such exam, or the file is damaged or none of CODE-15%.
     """
     row, exam = exam_row(path, exam)
-    with _opened(path) as file:
+    with _opened(path) as file, np.errstate(over="ignore", invalid="ignore"):
         tracing = _dataset(path, file, "tracings")[row].astype(np.float32)
     return assemble(str(path.with_suffix("") / exam), _LEADS, tracing.T, RATE_HZ)
 

@@ -35,7 +35,7 @@ def read(path: Path, name: str, reading: Reading) -> Record:
         )
     if not data.shape[1]:
         raise BadInput(f"{path}: ECG.data holds no sample, expected at least one")
-    with np.errstate(over="ignore"):  # the check of voltages says it
+    with np.errstate(over="ignore", invalid="ignore"):  # the check of voltages says it
         signal_mv = data.astype(np.float32)
     return assemble(name, LEADS, signal_mv, RATE_HZ, meta=_meta(ecg))
 
