@@ -72,11 +72,11 @@ def decode(
     beats = find_beats(joint)
     bounds = np.full((len(lead), len(beats), len(WAVES), 2), np.nan)
     for w, wave in enumerate(WAVES):
-        having = [k for k, beat in enumerate(beats) if beat[w] is not None]
-        found = [beats[k][w] for k in having]
+        having = [(k, one) for k, beat in enumerate(beats) if (one := beat[w]) is not None]
+        windows = _windows([one for _, one in having], len(joint))
         own = lead[..., CLASSES.index(wave)]
-        for k, within, stretch in zip(having, _windows(found, len(joint)), found, strict=True):
-            bounds[:, k, w] = _bounds(own, stretch, within, SHAPES[wave])
+        for (k, one), within in zip(having, windows, strict=True):
+            bounds[:, k, w] = _bounds(own, one, within, SHAPES[wave])
     bounds[:, :, WAVES.index("p")] = _alike(bounds[:, :, WAVES.index("p")])
     return _apart(bounds * MOMENT - 0.5)
 

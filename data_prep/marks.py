@@ -36,7 +36,12 @@ class _Beat(NamedTuple):
     waves: tuple[_Wave, ...]
 
 
-def read_marks(record_path: str | Path, leads: Sequence[str] = LEADS) -> Waves:
+def read_marks(
+    record_path: str | Path,
+    leads: Sequence[str] = LEADS,
+    start: int = 0,
+    stop: int | None = None,
+) -> Waves:
     """The marked waves of a LUDB record; beat k is the same heartbeat in every lead.
 
     A bracket that the cardiologists left out is NaN. A P wave without its QRS is a beat of its own.
@@ -44,6 +49,8 @@ def read_marks(record_path: str | Path, leads: Sequence[str] = LEADS) -> Waves:
     Args:
       record_path: with or without a suffix of WFDB.
       leads: those whose marks are read, where they have any.
+      start: only marks from this sample of the record on; they stay at samples of the record.
+      stop: only marks before this one; there may be none.
 
     Raises:
       BadInput: the record has no annotation file, or one cannot be read.
@@ -57,7 +64,7 @@ def read_marks(record_path: str | Path, leads: Sequence[str] = LEADS) -> Waves:
             "expected a LUDB record with its annotation files"
         )
     rate_hz = _sampling_rate_hz(stem)
-    beats = {lead: _beats(_waves(stem, lead), rate_hz) for lead in marked}
+    beats = {lead: _beats(_waves(stem, lead, rate_hz, (start, stop)), rate_hz) for lead in marked}
     return Waves(leads=marked, sampling_rate_hz=rate_hz, samples=_align(beats, marked, rate_hz))
 
 
@@ -67,8 +74,8 @@ def _sampling_rate_hz(stem: Path) -> float:
     return read_header(stem.with_name(stem.name + ".hea")).sampling_rate_hz
 
 
-def _waves(stem: Path, lead: str) -> list[_Wave]:
-    """The waves of one lead in order of time."""
+def _waves(stem: Path, lead: str, rate_hz: float, window: tuple[int, int | None]) -> list[_Wave]:
+    """The waves of one lead in order of time, at samples of the record."""
     import wfdb
 
     try:
@@ -78,7 +85,13 @@ def _waves(stem: Path, lead: str) -> list[_Wave]:
         raise BadInput(
             f"{stem}.{lead.lower()}: not a WFDB annotation file: {reason}; fetch it again"
         ) from error
-    return pair_brackets(marks.symbol, marks.sample.tolist())
+    samples = np.asarray(marks.sample)
+    if marks.fs and marks.fs != rate_hz:  # the file counts time at a rate of its own
+        samples = np.round(samples * (rate_hz / marks.fs)).astype(int)
+    start, stop = window
+    inside = (samples >= start) & (samples < (math.inf if stop is None else stop))
+    kept = np.flatnonzero(inside)
+    return pair_brackets([marks.symbol[k] for k in kept], samples[kept].tolist())
 
 
 def pair_brackets(symbols: Sequence[str], samples: Sequence[int]) -> list[_Wave]:

@@ -22,7 +22,7 @@ from data_prep.lines_file import open_lines
 from data_prep.measurement import Measurement, Number
 from data_prep.progress import track
 from data_prep.quality import assess
-from data_prep.records import BadInput, Record, find, read
+from data_prep.records import BadInput, Reading, Record, find, read
 from data_prep.waves import Method, find_waves
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ def measure_files(
     processes: int = 2,
     cache_dir: Path | None = None,
     method: Method = "trained",
+    reading: Reading | None = None,
 ) -> Iterator[Measurement | BadInput]:
     """Yields for each path, in order, its measurement or why the record cannot be used.
 
@@ -60,8 +61,9 @@ def measure_files(
         processes: how many measure at a time; one record or one process needs no other.
         cache_dir: where measurements are kept, so that a second run only reads them.
         method: see `find_waves`.
+        reading: how files are read, see `records.read`.
     """
-    work = partial(_measure_file, cache_dir=cache_dir, method=method)
+    work = partial(_measure_file, cache_dir=cache_dir, method=method, reading=reading)
     yield from _in_order(work, paths, processes)
 
 
@@ -116,10 +118,10 @@ def _belong_to_parent() -> None:
 
 
 def _measure_file(
-    path: str | Path, cache_dir: Path | None, method: Method
+    path: str | Path, cache_dir: Path | None, method: Method, reading: Reading | None
 ) -> Measurement | BadInput:
     try:
-        record = read(path)
+        record = read(path, reading)
     except BadInput as bad:
         return bad
     if cache_dir is None:
@@ -190,19 +192,29 @@ def main(
     out: Path | None = None,
     processes: int = 2,
     method: Method = "trained",
+    rate: float | None = None,
+    unit: str | None = None,
+    leads: tuple[str, ...] = (),
+    strict: bool = False,
 ) -> int:
     """Measure every beat in every lead of records: intervals, amplitudes, axis, rhythm, quality.
 
     Args:
-        records: Records (with or without suffix) and folders, which are searched to their depths.
+        records: Records (with or without suffix, FILE.hdf5/EXAM), globs, and folders, which are
+            searched to their depths.
         json: Print one JSON object a record instead of tables.
         out: Write the JSON objects to this file instead, one a line; it is there when it is whole,
             and an interrupted run of the same records goes on where it was.
         processes: Work on so many records at a time.
-        method: How waves are found: by our rules, or by neurokit2 on the same beats.
+        method: How waves are found: by our trained delineator, or by neurokit2 on the same beats.
+        rate: Samples a second of tables and arrays (.csv, .npy) that do not state it.
+        unit: The unit of those that do not state it: mV, uV, nV or V.
+        leads: The names of the columns of those that do not state them.
+        strict: Refuse files whose own checksums, first samples or lengths do not fit.
     """
     paths, bad = _paths(records)
-    work = partial(_told, json_lines=json or out is not None, method=method)
+    reading = Reading(rate, leads, unit, strict)
+    work = partial(_told, json_lines=json or out is not None, method=method, reading=reading)
     try:
         if out is None:
             results = _in_order(work, paths, processes)
@@ -211,16 +223,16 @@ def main(
             for text in _good(results, bad):
                 print(text)
         else:
-            _write(out, work, paths, processes, method, bad)
+            _write(out, work, paths, processes, repr((method, reading)), bad)
     finally:
         for one in bad:
             print(f"gem-jax measure: {one}", file=sys.stderr)
     return 2 if bad else 0
 
 
-def _told(path: str | Path, json_lines: bool, method: Method) -> str | BadInput:
+def _told(path: str | Path, json_lines: bool, method: Method, reading: Reading) -> str | BadInput:
     """Returns the measurement of a record as text, or why there is none."""
-    measured = _measure_file(path, None, method)
+    measured = _measure_file(path, None, method, reading)
     if isinstance(measured, BadInput):
         return measured
     if json_lines:
@@ -242,11 +254,11 @@ def _write(
     work: Callable[[str | Path], str | BadInput],
     paths: Sequence[Path],
     processes: int,
-    method: Method,
+    settings: str,
     bad: list[BadInput],
 ) -> None:
     """Writes the measurements of all paths, but those that an earlier run has written."""
-    said = hashlib.sha256(_package() + method.encode())
+    said = hashlib.sha256(_package() + settings.encode())
     for path in paths:
         said.update(f"{path}\n".encode())
     with open_lines(out, said.hexdigest()) as lines:

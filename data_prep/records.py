@@ -7,15 +7,23 @@ import dataclasses
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 
 LEADS = ("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6")
+_OF_I_AND_II = {  # each limb lead as a sum of I and II
+    "I": (1.0, 0.0),
+    "II": (0.0, 1.0),
+    "III": (-1.0, 1.0),
+    "aVR": (-0.5, -0.5),
+    "aVL": (1.0, -0.5),
+    "aVF": (-0.5, 1.0),
+}
 WFDB_SUFFIXES = (".hea", ".dat", ".mat")
+MAX_VALUES = 1 << 24  # samples of all leads: 46 minutes of twelve at 500 Hz, a day of one at 128
 
 
 class BadInput(ValueError):
@@ -83,15 +91,32 @@ def canonical_order(leads: Iterable[str]) -> tuple[str, ...]:
     return tuple(lead for lead in LEADS if lead in named)
 
 
-def read(path: str | Path) -> Record:
-    """The record at a path, given with or without its suffix (.hea, .dat, .mat).
+@dataclass(frozen=True)
+class Reading:
+    """How files are read; rate, leads and unit only count where a file says nothing of them.
+
+    Attributes:
+      rate_hz: samples a second of a table or array.
+      leads: the names of its columns, in their order.
+      unit: of its values: mV, uV, µV, nV or V.
+      strict: refuse a file whose own checks (checksum, first sample, length) do not fit it.
+    """
+
+    rate_hz: float | None = None
+    leads: tuple[str, ...] = ()
+    unit: str | None = None
+    strict: bool = False
+
+
+def read(path: str | Path, reading: Reading | None = None) -> Record:
+    """The record at a path: with or without suffix, or FILE.hdf5/EXAM_ID.
 
     Raises:
       BadInput: it is missing, incomplete, of an unknown format or not an ECG.
     """
-    from data_prep.readers import wfdb
+    from data_prep.readers.locate import read_at
 
-    return wfdb.read(_stem(Path(path)))
+    return read_at(Path(path), reading or Reading())
 
 
 def check(path: str | Path) -> None:
@@ -99,41 +124,24 @@ def check(path: str | Path) -> None:
 
     That is a missing or garbled header, and data files that are missing or too short.
     """
-    from data_prep.readers import wfdb
+    from data_prep.readers.locate import check_at
 
-    wfdb.promised(_stem(Path(path)))
-
-
-def _stem(path: Path) -> Path:
-    stem = without_suffix(path)
-    if path.is_dir() and not _header(stem).is_file():
-        raise BadInput(f"{path}: is a folder, expected one record; name a record in it")
-    if stem == path and path.is_file() and not _header(path).is_file():
-        raise BadInput(
-            f"{path}: format {path.suffix or '(no suffix)'} is unknown, expected a WFDB record "
-            f"({', '.join(WFDB_SUFFIXES)}); convert it, or name its .hea"
-        )
-    return stem
+    check_at(Path(path))
 
 
 def find(paths: Sequence[str | Path]) -> list[Path]:
-    """Record paths without suffix: those given, and those below the given folders, sorted there.
+    """Paths that `read` takes: those given, those that fit a glob, those below folders, sorted.
 
     A path that is no folder is passed on even if nothing is there: `read` says what is wrong.
 
     Raises:
-      BadInput: nothing was given, or a folder holds no record.
+      BadInput: nothing was given, or a folder or glob holds no record.
     """
     if not paths:
         raise BadInput("no record given; expected paths of records or folders")
-    found: dict[Path, None] = {}
-    for path in map(Path, paths):
-        stem = without_suffix(path)
-        if path.is_dir() and not _header(stem).is_file():
-            found.update(dict.fromkeys(_below(path)))
-        else:
-            found[stem] = None
-    return list(found)
+    from data_prep.readers.locate import records_at
+
+    return list(dict.fromkeys(found for path in paths for found in records_at(Path(path))))
 
 
 def without_suffix(path: Path) -> Path:
@@ -164,38 +172,28 @@ def select_leads(record: Record, leads: Iterable[str]) -> Record:
 
 
 def derive_leads(record: Record) -> Record:
-    """The record with those limb leads added that follow from two of I, II and III.
+    """The record with those limb leads added that follow from two of the stored ones.
 
     Einthoven: II = I + III. Goldberger: aVR = -(I + II)/2, aVL = (I - III)/2, aVF = (II + III)/2.
     A sample missing in a source is missing in what is derived from it. A flat lead is no source:
     its electrode was off.
     """
     rows = dict(zip(record.leads, record.signal_mv, strict=True))
-    limb = {lead: rows[lead] for lead in ("I", "II", "III") if lead in rows and _moves(rows[lead])}
-    if len(limb) < 2:
+    added = tuple(lead for lead in _OF_I_AND_II if lead not in rows)
+    limb = [lead for lead in _OF_I_AND_II if lead in rows and _moves(rows[lead])][:2]
+    if len(limb) < 2 or not added:
         return record
-    one = limb["I"] if "I" in limb else limb["II"] - limb["III"]
-    two = limb["II"] if "II" in limb else limb["I"] + limb["III"]
-    three = limb["III"] if "III" in limb else two - one
-    full = {
-        "I": one,
-        "II": two,
-        "III": three,
-        "aVR": -(one + two) / 2,
-        "aVL": (one - three) / 2,
-        "aVF": (two + three) / 2,
-    }
-    added = tuple(lead for lead in full if lead not in rows)
-    if not added:
-        return record
-    rows |= {lead: full[lead] for lead in added}
+    sources = np.stack([rows[lead] for lead in limb]).astype(np.float64)
+    of_sources = np.linalg.inv(np.array([_OF_I_AND_II[lead] for lead in limb]))
+    for lead in added:
+        rows[lead] = (np.array(_OF_I_AND_II[lead]) @ of_sources @ sources).astype(np.float32)
     leads = canonical_order(rows)
     return dataclasses.replace(
         record,
         leads=leads,
-        signal_mv=np.stack([rows[lead] for lead in leads]).astype(np.float32),
+        signal_mv=np.stack([rows[lead] for lead in leads]),
         derived=canonical_order((*record.derived, *added)),
-        notes=(*record.notes, f"{', '.join(added)} derived from {' and '.join(list(limb)[:2])}"),
+        notes=(*record.notes, f"{', '.join(added)} derived from {' and '.join(limb)}"),
     )
 
 
@@ -208,55 +206,10 @@ def resample(record: Record, rate_hz: float) -> Record:
     """The record at another sampling rate, by a polyphase filter; missing samples stay missing."""
     if rate_hz == record.sampling_rate_hz:
         return record
-    from scipy.signal import resample_poly
+    from data_prep.resampling import resample_rows
 
-    ratio = Fraction(rate_hz / record.sampling_rate_hz).limit_denominator(1000)
-    missing = np.isnan(record.signal_mv)
-    signal = resample_poly(
-        _bridge(record.signal_mv, missing),
-        ratio.numerator,
-        ratio.denominator,
-        axis=1,
-        padtype="edge",
-    )
-    signal[_resample_mask(missing, signal.shape[1], ratio)] = np.nan
     return dataclasses.replace(
-        record, signal_mv=signal.astype(np.float32), sampling_rate_hz=float(rate_hz)
+        record,
+        signal_mv=resample_rows(record.signal_mv, record.sampling_rate_hz, rate_hz),
+        sampling_rate_hz=float(rate_hz),
     )
-
-
-def _header(stem: Path) -> Path:
-    return Path(f"{stem}.hea")  # `.` has no name to put a suffix to
-
-
-def _below(folder: Path) -> list[Path]:
-    headers = sorted(path for path in folder.rglob("*.hea") if path.is_file())
-    if not headers:
-        raise BadInput(
-            f"{folder}: holds no record (no .hea below it); expected a folder of WFDB records"
-        )
-    return [header.with_suffix("") for header in headers]
-
-
-def _bridge(
-    signal: Float[np.ndarray, "L T"], missing: Bool[np.ndarray, "L T"]
-) -> Float[np.ndarray, "L T"]:
-    """The signal with straight lines over gaps, so that the filter does not spread NaN."""
-    bridged = signal.astype(np.float64)
-    for row, gap in zip(bridged, missing, strict=True):
-        if gap.all():
-            row[:] = 0
-        elif gap.any():
-            row[gap] = np.interp(np.flatnonzero(gap), np.flatnonzero(~gap), row[~gap])
-    return bridged
-
-
-def _resample_mask(
-    missing: Bool[np.ndarray, "L T"], num_samples: int, ratio: Fraction
-) -> Bool[np.ndarray, "L T2"]:
-    """True where a new sample lies beside a missing one."""
-    last = missing.shape[1] - 1
-    position = np.arange(num_samples) / float(ratio)
-    before = np.minimum(np.floor(position + 1e-9).astype(int), last)
-    after = np.minimum(np.ceil(position - 1e-9).astype(int), last)
-    return missing[:, before] | missing[:, after]

@@ -22,7 +22,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from data_prep.marks import read_marks
-from data_prep.readers.assemble import lead_name
+from data_prep.readers.names import lead_name
 from data_prep.records import LEADS, Record, read
 from data_prep.sample_index import MANIFEST, SAMPLE, sha256
 from data_prep.waves import FIDUCIALS

@@ -6,8 +6,7 @@ import pytest
 import soundfile
 import wfdb
 
-from data_prep.readers.wfdb import read
-from data_prep.records import LEADS, BadInput
+from data_prep.records import LEADS, BadInput, read
 from data_prep.sample_index import SAMPLE
 from wfdb_records import edit_header, samples, write
 
@@ -21,6 +20,10 @@ LUDB_GAINS = (
 @pytest.fixture
 def good(tmp_path):
     return write(tmp_path / "rec", samples())
+
+
+def _checksum(lead) -> int:
+    return int(samples()[lead].astype(int).sum()) % 65536
 
 
 def _refused(stem) -> str:
@@ -136,7 +139,8 @@ def test_check_values_that_differ_are_said_of_their_lead(good):
     data.tofile(good.with_suffix(".dat"))
     record = read(good)
     assert record.lead_notes["V2"] == (
-        "checksum of the header differs from the samples: they may be damaged",
+        f"checksum is {_checksum('V2') + 1}, the header says {_checksum('V2')}: "
+        "samples may be damaged",
     )
     assert any("the header says 12345" in note for note in record.lead_notes["V1"])
     assert "V5" not in record.lead_notes
@@ -156,6 +160,23 @@ def test_false_gains_are_noticed_and_true_ones_are_not(tmp_path):
     true = read(write(tmp_path / "2", rows, 500, "1000(0)/mV"))
     assert true.calibrated
     assert not any("raw samples" in note for note in true.notes)
+
+
+LIMB = LEADS[:6]
+
+
+@pytest.mark.parametrize("shift", range(1, 6))
+def test_exchanged_leads_are_no_false_gains(tmp_path, shift):
+    """Their relations hold neither way; of exchanged electrodes they hold both ways."""
+    rows, names = samples(), LIMB[shift:] + LIMB[:shift]
+    moved = {lead: rows[name] for lead, name in zip(LIMB, names, strict=True)}
+    gains = ["1000(0)/mV" if lead != "V1" else "500(0)/mV" for lead in LEADS]
+    assert read(write(tmp_path / "a", rows | moved, gain=gains)).calibrated
+    arms = {"I": -rows["I"], "II": rows["III"], "III": rows["II"], "aVR": rows["aVL"]}
+    arms["aVL"] = rows["aVR"]
+    assert read(write(tmp_path / "b", rows | arms, gain=gains)).calibrated
+    false = [f"{np.ptp(row.astype(int))}(0)/mV" for row in (rows | arms).values()]
+    assert not read(write(tmp_path / "c", rows | arms, gain=false)).calibrated
 
 
 def test_gains_that_differ_for_a_reason_are_true(tmp_path):
@@ -308,10 +329,10 @@ def test_a_record_of_links_is_read(tmp_path, good):
         (b"rec 1 0 1000\nrec.dat 16 200/mV 16 0 0 0 0 I\n", "sampling rate '0'"),
         (b"rec 1 nan 1000\nrec.dat 16 200/mV 16 0 0 0 0 I\n", "sampling rate"),
         (b"rec 1 1e9 1000\nrec.dat 16 200/mV 16 0 0 0 0 I\n", "sampling rate '1e9'"),
-        (b"rec 1 100 0\nrec.dat 16 200/mV 16 0 0 0 0 I\n", "0 samples"),
+        (b"a/b 1 100 1000\nrec.dat 16 200/mV 16 0 0 0 0 I\n", "without a slash"),
         (b"rec 1 100 1e3\nrec.dat 16 200/mV 16 0 0 0 0 I\n", "garbled header"),
         (b"rec 1 100 1000\nrec.dat 16:999999999 200/mV 16 0 0 0 0 I\n", "skew"),
-        (b"rec/2 1 100 1000\nseg1 500\nseg2 500\n", "2 segments"),
+        (b"rec/2 1 100 1000\nseg1 500\nseg2 500\n", "segment seg1: is missing"),
         (b"rec 1 100 1000\nrec.dat 16 200/mV 16 0 0 0 0 PLETH\n", "expected at least one of I"),
         (b"rec 2 100 500\n" + b"rec.dat 16 200/mV 16 0 0 0 0 I\n" * 2, "lead I is there twice"),
     ],

@@ -139,6 +139,6 @@ def test_read_takes_the_path_with_and_without_suffix(tmp_path, suffix):
 def test_read_refuses_folders_and_unknown_formats(tmp_path):
     with pytest.raises(BadInput, match="is a folder"):
         read(tmp_path)
-    (tmp_path / "table.csv").write_text("1,2\n")
-    with pytest.raises(BadInput, match=r"format \.csv is unknown"):
-        read(tmp_path / "table.csv")
+    (tmp_path / "table.xlsx").write_text("1,2\n")
+    with pytest.raises(BadInput, match=r"format \.xlsx is unknown"):
+        read(tmp_path / "table.xlsx")

@@ -199,7 +199,7 @@ def test_bad_arguments_are_told_in_one_line() -> None:
 
 
 def test_the_verb_writes_page_and_boxes(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr("data_prep.render.read", lambda path: beats())
+    monkeypatch.setattr("data_prep.render.read", lambda path, reading: beats())
     out, boxes = tmp_path / "new" / "page.png", tmp_path / "boxes.json"
     assert main(tmp_path / "r", out=out, layout="6x2", dpi=50, boxes=boxes) == 0
     assert out.read_bytes() == render(beats(), "6x2", dpi=50).png()

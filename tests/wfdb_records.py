@@ -1,5 +1,6 @@
 """Small WFDB records written by hand, for tests of reading."""
 
+import struct
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -48,3 +49,8 @@ def edit_header(stem: Path, old: str, new: str) -> Path:
     assert old in text
     header.write_text(text.replace(old, new), encoding="utf-8")
     return stem
+
+
+def struct_val(samples: bytes) -> bytes:
+    """The Challenge's .mat: 24 bytes of MATLAB 4 before the samples of twelve leads."""
+    return struct.pack("<5i", 30, 12, len(samples) // 24, 0, 4) + b"val\0" + samples

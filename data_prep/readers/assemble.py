@@ -4,26 +4,22 @@ Every reader ends here, so that all say the same of the same oddity.
 """
 
 import dataclasses
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
+from data_prep.readers.names import inverted, lead_names, shown
+from data_prep.readers.padding import without_padding
 from data_prep.records import LEADS, BadInput, Record, canonical_order, derive_leads
 
-_CANONICAL = {lead.lower(): lead for lead in LEADS}
 _USUAL_DURATION_S = 10.0
 _COARSE_RATE_HZ = 250.0
+_NO_VOLTAGE_MV = 1e9  # a million volts
 
 
-def lead_name(spelled: str) -> str | None:
-    """The canonical name of a lead (of `avr`, `Lead II`, `V1+`), or None if there is none."""
-    bare = re.sub(r"^lead[ _-]*|\+$", "", spelled.strip().lower())
-    return _CANONICAL.get(bare)
-
-
+@np.errstate(invalid="ignore")  # a damaged number may be a NaN that complains when it is used
 def assemble(
     name: str,
     spelled: Sequence[str],
@@ -35,12 +31,12 @@ def assemble(
     calibrated: bool = True,
     meta: Mapping[str, Any] | None = None,
 ) -> Record:
-    """The Record of S stored signals: leads ordered, derivable limb leads added, oddities noted.
+    """The Record of S stored leads: ordered, padding gone, limb leads derived, oddities noted.
 
     Args:
       name: the record's path without suffix.
-      spelled: the name of each stored signal as the file spells it.
-      signal_mv: one row a stored signal, NaN where missing.
+      spelled: the name of each stored signal as the file spells it; not all need be leads.
+      signal_mv: one row a stored signal that is a lead, in the same order, NaN where missing.
       sampling_rate_hz: of every row.
       notes: what the reader already noticed of the record.
       lead_notes: the same by canonical lead.
@@ -48,11 +44,27 @@ def assemble(
       meta: age, sex, diagnoses, report.
 
     Raises:
-      BadInput: no signal is one of the twelve leads, or two are the same one.
+      BadInput: no signal is one of the twelve leads, or two are the same one, or no voltage is as
+        high.
     """
-    rows = _rows_by_lead(name, spelled)
-    leads = canonical_order(rows)
-    signal = np.ascontiguousarray(signal_mv[[rows[lead] for lead in leads]], dtype=np.float32)
+    names = lead_names(name, spelled)
+    stored = [lead for lead in names if lead]
+    if not stored:
+        raise BadInput(
+            f"{name}: got {', '.join(shown(text, k) for k, text in enumerate(spelled, 1))[:80]}, "
+            f"expected at least one of {', '.join(LEADS)}; name the leads in the header"
+        )
+    leads = canonical_order(stored)
+    signal = np.ascontiguousarray(signal_mv[[stored.index(lead) for lead in leads]], np.float32)
+    said = {lead: list((lead_notes or {}).get(lead, ())) for lead in leads}
+    for text, lead in zip(spelled, names, strict=True):
+        if lead and inverted(text):
+            np.negative(signal[leads.index(lead)], out=signal[leads.index(lead)])
+            said[lead].append(f"stored inverted, as {text}: turned upright")
+    _check_voltage(name, leads, signal)
+    signal, padding = without_padding(signal, sampling_rate_hz)
+    _note_signals(said, leads, signal, sampling_rate_hz, padding.num_samples)
+    duration_s = signal.shape[1] / sampling_rate_hz
     record = derive_leads(
         Record(
             name=name,
@@ -61,11 +73,12 @@ def assemble(
             sampling_rate_hz=sampling_rate_hz,
             notes=(
                 *notes,
-                *_naming_notes(spelled),
-                *_timing_notes(signal.shape[1], sampling_rate_hz),
+                *_naming_notes(spelled, names),
+                *_timing_notes(duration_s, sampling_rate_hz),
+                *padding.notes,
             ),
-            lead_notes=_signal_notes(leads, signal, sampling_rate_hz, lead_notes or {}),
-            stored_leads=tuple(rows),
+            lead_notes={lead: tuple(texts) for lead, texts in said.items() if texts},
+            stored_leads=tuple(stored),
             calibrated=calibrated,
             meta=dict(meta or {}),
         )
@@ -73,30 +86,23 @@ def assemble(
     return _note_missing_leads(record)
 
 
-def _rows_by_lead(name: str, spelled: Sequence[str]) -> dict[str, int]:
-    rows: dict[str, int] = {}
-    for row, text in enumerate(spelled):
-        lead = lead_name(text)
-        if lead in rows:
+def _check_voltage(name: str, leads: Sequence[str], signal: Float[np.ndarray, "L T"]) -> None:
+    high = np.fmax(np.fmax.reduce(signal, axis=1), -np.fmin.reduce(signal, axis=1))
+    for lead, top in zip(leads, high.tolist(), strict=True):
+        if top > _NO_VOLTAGE_MV:
             raise BadInput(
-                f"{name}: lead {lead} is there twice ({spelled[rows[lead]]!r} and {text!r}), "
-                "expected each lead once; rename or remove one"
+                f"{name}: lead {lead} reaches {top:.0e} mV, expected a voltage; correct its gain "
+                "or unit"
             )
-        if lead:
-            rows[lead] = row
-    if not rows:
-        raise BadInput(
-            f"{name}: got signals {', '.join(map(repr, spelled))[:80]}, expected at least one of "
-            f"{', '.join(LEADS)}; name the leads in the header"
-        )
-    return rows
 
 
-def _naming_notes(spelled: Sequence[str]) -> list[str]:
-    named = [(text, lead_name(text)) for text in spelled]
-    stored = [lead for _, lead in named if lead]
+def _naming_notes(spelled: Sequence[str], names: Sequence[str | None]) -> list[str]:
+    named = [(text.strip(), lead) for text, lead in zip(spelled, names, strict=True)]
+    stored = [lead for lead in names if lead]
     notes = [
-        f"signal {text!r} is none of the twelve leads: left out" for text, lead in named if not lead
+        f"{shown(text, number)} is none of the twelve leads: left out"
+        for number, (text, lead) in enumerate(named, 1)
+        if not lead
     ]
     if other := [f"{text} for {lead}" for text, lead in named if lead and text != lead]:
         notes.append(f"leads spelled otherwise: {', '.join(other)}")
@@ -105,8 +111,7 @@ def _naming_notes(spelled: Sequence[str]) -> list[str]:
     return notes
 
 
-def _timing_notes(num_samples: int, rate_hz: float) -> list[str]:
-    duration_s = num_samples / rate_hz
+def _timing_notes(duration_s: float, rate_hz: float) -> list[str]:
     notes = []
     if rate_hz < _COARSE_RATE_HZ:
         notes.append(f"sampled at {rate_hz:g} Hz: times are no finer than {1000 / rate_hz:g} ms")
@@ -115,24 +120,26 @@ def _timing_notes(num_samples: int, rate_hz: float) -> list[str]:
     return notes
 
 
-def _signal_notes(
-    leads: tuple[str, ...],
+def _note_signals(
+    said: Mapping[str, list[str]],
+    leads: Sequence[str],
     signal: Float[np.ndarray, "L T"],
     rate_hz: float,
-    given: Mapping[str, Sequence[str]],
-) -> dict[str, tuple[str, ...]]:
-    """What the given notes say of each lead, and whether it is missing in part or flat."""
-    notes = {lead: list(given.get(lead, ())) for lead in leads}
-    missing = np.isnan(signal).sum(axis=1)
-    for lead, row, count in zip(leads, signal, missing, strict=True):
-        if count == row.size:
-            notes[lead].append("missing throughout")
+    num_padded: int,
+) -> None:
+    """Adds to each lead's notes whether it is missing, beyond padding, or flat."""
+    num_samples = signal.shape[1]
+    missing = np.isnan(signal).sum(axis=1).tolist()
+    flat = np.fmax.reduce(signal, axis=1) == np.fmin.reduce(signal, axis=1)
+    for lead, count, is_flat in zip(leads, missing, flat.tolist(), strict=True):
+        if count == num_samples:
+            said[lead].append("missing throughout")
             continue
-        if count:
-            notes[lead].append(f"missing for {count / rate_hz:.2f} s of {row.size / rate_hz:.2f} s")
-        if np.nanmin(row) == np.nanmax(row):
-            notes[lead].append("flat: one value throughout")
-    return {lead: tuple(said) for lead, said in notes.items() if said}
+        if count > num_padded:
+            lost_s, of_s = (count - num_padded) / rate_hz, (num_samples - num_padded) / rate_hz
+            said[lead].append(f"missing for {lost_s:.2f} s of {of_s:.2f} s")
+        if is_flat:
+            said[lead].append("flat: one value throughout")
 
 
 def _note_missing_leads(record: Record) -> Record:

@@ -1,213 +1,187 @@
-"""WFDB records (.hea with .dat, FLAC or the Challenge's .mat), read through the `wfdb` package.
+"""WFDB records: .hea with data in .dat, FLAC or the Challenge's .mat, in one segment or in many.
 
-The header is checked against the files before wfdb allocates anything by it.
+The header is checked against the files before anything is allocated by it. L leads, T samples.
 """
 
-import re
-from collections import defaultdict
-from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from data_prep.readers.assemble import assemble, lead_name
-from data_prep.readers.wfdb_files import check_files
+from data_prep.readers.assemble import assemble
+from data_prep.readers.gains import false_gains
+from data_prep.readers.names import lead_names
+from data_prep.readers.wfdb_comments import meta_of
+from data_prep.readers.wfdb_files import NO_SAMPLES, by_file, check_files
 from data_prep.readers.wfdb_header import DEFAULT_GAIN, Header, Signal, read_header
-from data_prep.records import BadInput, Record, without_suffix
+from data_prep.readers.wfdb_samples import BYTES, NOTHING, missing, read_bytes, read_flac
+from data_prep.records import BadInput, Reading, Record
+from data_prep.resampling import resample_rows
 
-# The value that says "no sample here": https://physionet.org/physiotools/wag/signal-5.htm
-_INVALID = {
-    "16": -(2**15),
-    "24": -(2**23),
-    "32": -(2**31),
-    "61": -(2**15),
-    "80": -(2**7),
-    "160": -(2**15),
-    "212": -(2**11),
-    "310": -(2**9),
-    "311": -(2**9),
-    "508": -(2**7),
-    "516": -(2**15),
-    "524": -(2**23),
-}
-# Each sums to zero: Einthoven's law and Goldberger's leads.
-_LIMB_RELATIONS = {
-    "II = I + III": {"I": 1, "III": 1, "II": -1},
-    "aVR = -(I + II)/2": {"I": 1, "II": 1, "aVR": 2},
-    "aVL = (I - III)/2": {"I": 1, "III": -1, "aVL": -2},
-    "aVF = (II + III)/2": {"II": 1, "III": 1, "aVF": -2},
-}
-_KEPT_COMMENTS = {
-    "age": "age",
-    "sex": "sex",
-    "report": "report",
-    "scp codes": "scp_codes",
-    "fold": "fold",
-}
+Row = Int[np.ndarray, "_"]  # a signal's samples, as many as it has in all frames
 
 
-def read(path: str | Path) -> Record:
-    """The Record of a WFDB record, given with or without its suffix.
+@dataclass(frozen=True)
+class Piece:
+    """What one header and its data hold of the twelve leads: a record, or one segment of it."""
+
+    spelled: tuple[str, ...]  # of all signals
+    leads: tuple[str | None, ...]  # what each is; None is left out
+    signal_mv: Float[np.ndarray, "L T"]  # those that are a lead
+    sampling_rate_hz: float
+    notes: tuple[str, ...] = ()
+    lead_notes: dict[str, list[str]] = field(default_factory=dict)
+    damage: tuple[str, ...] = ()
+    calibrated: bool = True
+
+
+def read(stem: Path, reading: Reading) -> Record:
+    """The Record whose header is at `stem`.hea.
 
     Raises:
       BadInput: something is missing, garbled or no voltage; see `read_header`.
     """
-    stem = without_suffix(Path(path))
-    header, num_samples = promised(stem)
-    raw = _raw_samples(stem, header, num_samples)
-    names = [signal.name for signal in header.signals]
-    false_gains = _false_gains(names, header.signals, raw)
-    no_gain = [
-        signal.name for signal in header.signals if signal.gain == 0 and lead_name(signal.name)
-    ]
+    header_path = _header_path(stem)
+    header = read_header(header_path)
+    if header.segments:
+        from data_prep.readers.wfdb_segments import read_segments
+
+        piece = read_segments(header_path, header)
+    else:
+        piece = read_piece(header_path, header)
+    if piece.damage and reading.strict:
+        raise BadInput(f"{stem}: {'; '.join(piece.damage)}; fetch the record again")
     return assemble(
         str(stem),
-        names,
-        _millivolts(header.signals, raw),
-        header.sampling_rate_hz,
-        notes=[*_unit_notes(header.signals), *false_gains],
-        lead_notes=_lead_notes(header.signals, raw),
-        calibrated=not (false_gains or no_gain),
-        meta=_meta(header.comments),
+        piece.spelled,
+        piece.signal_mv,
+        piece.sampling_rate_hz,
+        notes=piece.notes,
+        lead_notes=piece.lead_notes,
+        calibrated=piece.calibrated,
+        meta=meta_of(header.comments),
     )
 
 
-def promised(stem: Path) -> tuple[Header, int]:
-    """A record's header and samples a signal, after its files were found to hold them.
+def check(stem: Path) -> None:
+    """Refuses, as `read`, what is seen without reading a sample."""
+    header_path = _header_path(stem)
+    header = read_header(header_path)
+    if header.segments:
+        from data_prep.readers.wfdb_segments import segment_headers
 
-    Raises:
-      BadInput: as `read`, of what is seen without reading a sample.
-    """
+        segment_headers(header_path, header)
+    else:
+        check_files(header_path, header)
+
+
+def _header_path(stem: Path) -> Path:
     header_path = Path(f"{stem}.hea")
     if not header_path.is_file():
         raise BadInput(
             f"{stem}: no such record: looked for {header_path}; give the path of a WFDB record "
             "(NAME.hea with its data beside it)"
         )
-    header = read_header(header_path)
-    return header, check_files(header_path, header)
+    return header_path
 
 
-def _raw_samples(stem: Path, header: Header, num_samples: int) -> Int[np.ndarray, "S T"]:
-    """The digital samples of every signal, read by wfdb."""
-    import wfdb
+def read_piece(header_path: Path, header: Header) -> Piece:
+    """The leads of a header of one segment, all at the rate of the fastest.
 
-    try:
-        raw = wfdb.rdrecord(str(stem), sampto=header.num_samples, physical=False).d_signal
-    except (ValueError, LookupError, RuntimeError, OSError) as error:
-        reason = " ".join(str(error).split())
-        raise BadInput(f"{stem}: wfdb cannot read its samples: {reason}; fetch it again") from error
-    if raw is None or raw.shape != (num_samples, len(header.signals)):
-        raise BadInput(f"{stem}: fewer samples than the header promises; fetch the record again")
-    return raw.T
-
-
-def _millivolts(signals: Sequence[Signal], raw: Int[np.ndarray, "S T"]) -> Float[np.ndarray, "S T"]:
-    baseline = np.array([signal.baseline for signal in signals])[:, None]
-    scale = np.array([signal.mv_per_adu for signal in signals])[:, None]
-    return np.where(_missing(signals, raw), np.nan, (raw - baseline) * scale)
-
-
-def _missing(signals: Sequence[Signal], raw: Int[np.ndarray, "S T"]) -> np.ndarray:
-    """True where a sample carries its format's mark of a missing one; format 8 has none."""
-    no_such_value = np.iinfo(np.int64).max
-    invalid = [_INVALID.get(signal.format, no_such_value) for signal in signals]
-    return raw == np.array(invalid)[:, None]
-
-
-def _unit_notes(signals: Sequence[Signal]) -> list[str]:
-    units = sorted({signal.unit for signal in signals if signal.unit.lower() != "mv"})
-    return [f"stored in {unit}, converted to mV" for unit in units]
-
-
-def _lead_notes(signals: Sequence[Signal], raw: Int[np.ndarray, "S T"]) -> dict[str, list[str]]:
-    notes: dict[str, list[str]] = defaultdict(list)
-    for signal, row in zip(signals, raw, strict=True):
-        lead = lead_name(signal.name)
-        if lead is None:
-            continue
-        if signal.gain == 0:
-            notes[lead].append(f"no gain in the header: {DEFAULT_GAIN:g} per {signal.unit} assumed")
-        if signal.samples_per_frame > 1:
-            notes[lead].append(f"{signal.samples_per_frame} samples a frame averaged to one")
-        elif not signal.skew:
-            notes[lead].extend(_mismatches(signal, row))
-    return notes
-
-
-def _mismatches(signal: Signal, row: Int[np.ndarray, "T"]) -> list[str]:
-    """Where the header's own check values disagree with the samples."""
-    notes = []
-    if signal.first_value is not None and signal.first_value != row[0]:
-        notes.append(f"first sample is {row[0]}, the header says {signal.first_value}")
-    if signal.checksum is not None and (int(row.sum()) - signal.checksum) % 65536:
-        notes.append("checksum of the header differs from the samples: they may be damaged")
-    return notes
-
-
-def _false_gains(
-    names: Sequence[str], signals: Sequence[Signal], raw: Int[np.ndarray, "S T"]
-) -> list[str]:
-    """A note if the limb leads fit together in raw samples and not in millivolts.
-
-    Einthoven's and Goldberger's relations hold for any one scale of the leads. If the raw samples
-    obey them to rounding and the millivolts do not, the gains were not the recorder's.
+    Raises:
+      BadInput: see `check_files`.
     """
-    rows = {lead_name(name): row for row, name in enumerate(names)}
-    for relation, weights in _LIMB_RELATIONS.items():
-        if not all(lead in rows for lead in weights):
-            continue
-        index = [rows[lead] for lead in weights]
-        weight = np.array(list(weights.values()))
-        kept = raw[index][:, ~_missing([signals[i] for i in index], raw[index]).any(axis=0)]
-        scale = np.array([signals[i].mv_per_adu for i in index])
-        if _holds(weight, kept) and not _nearly_holds(weight, kept * scale[:, None]):
-            return [
-                f"{relation} holds in the raw samples and not in mV: the header's gains are false, "
-                "amplitudes and axis are unknown"
-            ]
-    return []
+    num_frames, beyond = check_files(header_path, header)
+    spelled = tuple(signal.name for signal in header.signals)
+    leads = lead_names(header_path, spelled)
+    raw = _raw_rows(header_path, header, num_frames)
+    named = [
+        (signal, lead, row)
+        for signal, lead, row in zip(header.signals, leads, raw, strict=True)
+        if lead
+    ]
+    gains = false_gains({lead: (s.mv_per_adu, s.format, row) for s, lead, row in named})
+    units = sorted({signal.unit for signal, _, _ in named if signal.unit.lower() != "mv"})
+    faults = {lead: _mismatches(signal, row) for signal, lead, row in named}
+    rate_hz = header.sampling_rate_hz * max((s.samples_per_frame for s, _, _ in named), default=1)
+    lead_notes, rows = {}, []
+    for signal, lead, row in named:
+        own_hz = header.sampling_rate_hz * signal.samples_per_frame
+        rows.append(resample_rows(_millivolts(signal, row)[None], own_hz, rate_hz)[0])
+        lead_notes[lead] = [*_gain_notes(signal), *faults[lead]]
+        if own_hz != rate_hz:
+            lead_notes[lead].append(f"sampled at {own_hz:g} Hz, brought to {rate_hz:g} Hz")
+    return Piece(
+        spelled,
+        tuple(leads),
+        np.stack(rows) if rows else np.empty((0, num_frames), np.float32),
+        rate_hz,
+        (*(f"stored in {unit}, converted to mV" for unit in units), *gains, *beyond),
+        lead_notes,
+        (*beyond, *(f"{lead}: {text}" for lead, texts in faults.items() for text in texts)),
+        calibrated=not (gains or any(signal.gain == 0 for signal, _, _ in named)),
+    )
 
 
-def _holds(weight: Int[np.ndarray, "K"], raw: Int[np.ndarray, "K T"]) -> bool:
-    """Whether the weighted sum of raw samples is constant to rounding, in leads that do move."""
-    if raw.size == 0 or np.ptp(raw, axis=1).min() < 20:
-        return False
-    return bool(np.ptp(weight @ raw) <= 2 * np.abs(weight).sum())
-
-
-def _nearly_holds(weight: Int[np.ndarray, "K"], signal_mv: Float[np.ndarray, "K T"]) -> bool:
-    """Whether the weighted sum in mV varies by less than 2 % of the leads."""
-    return bool(np.ptp(weight @ signal_mv) < 0.02 * np.ptp(signal_mv, axis=1).max())
-
-
-def _meta(comments: Sequence[str]) -> dict[str, Any]:
-    """Age, sex, diagnoses and report of the header's comments; all other comments are left out."""
-    meta: dict[str, Any] = {}
-    for number, comment in enumerate(comments):
-        match = re.fullmatch(r"<?([A-Za-z_ ]+?)>?\s*:\s*(.*)", comment)
-        key, value = (match[1].lower(), match[2].strip()) if match else ("", "")
-        if key == "diagnoses":  # of LUDB: one a line, to the end
-            meta["diagnoses"] = tuple(
-                text.strip() for text in comments[number + 1 :] if text.strip()
+def _raw_rows(header_path: Path, header: Header, num_frames: int) -> list[Row]:
+    """The digital samples of every signal, in the header's order."""
+    rows: dict[int, np.ndarray] = {}
+    for name, group in by_file(header).items():
+        data, first = header_path.parent / name, group[0]
+        if first.format in BYTES:
+            per_frame = sum(signal.samples_per_frame for signal in group)
+            flat = read_bytes(data, first.byte_offset, first.format, num_frames * per_frame)
+            frames = flat.reshape(num_frames, per_frame)
+            ends = np.cumsum([signal.samples_per_frame for signal in group])
+            columns = (
+                list(np.ascontiguousarray(frames.T))  # rows side by side are read faster
+                if per_frame == len(group)
+                else np.split(frames, ends[:-1], axis=1)
             )
-            break
-        if key == "dx":
-            meta["diagnoses"] = tuple(code.strip() for code in value.split(",") if code.strip())
-        elif key in _KEPT_COMMENTS and value:
-            meta[_KEPT_COMMENTS[key]] = value
-    if "age" in meta:
-        meta["age"] = _age(meta["age"])
-    if "sex" in meta:
-        meta["sex"] = {"m": "M", "f": "F"}.get(meta["sex"][:1].lower())
-    return meta
+        else:
+            samples = read_flac(data, first.format, num_frames * first.samples_per_frame)
+            columns = list(samples.T)
+        for signal, column in zip(group, columns, strict=True):
+            row = column.reshape(-1)
+            if first.format == "8":
+                row = np.cumsum(row, dtype=np.int64) + (signal.first_value or 0)
+            rows[id(signal)] = row
+    return [
+        rows.get(id(signal), np.full(num_frames * signal.samples_per_frame, NOTHING, np.int32))
+        for signal in header.signals
+    ]
 
 
-def _age(text: str) -> float | None:
-    try:
-        age = float(text)
-    except ValueError:
-        return None
-    return age if 0 <= age <= 150 else None
+def _millivolts(signal: Signal, row: Row) -> Float[np.ndarray, "T"]:
+    """A signal in mV, moved earlier by its skew; NaN where a sample is missing."""
+    with np.errstate(over="ignore", invalid="ignore"):  # the check of voltages says it
+        signal_mv = ((row - float(signal.baseline)) * signal.mv_per_adu).astype(np.float32)
+    signal_mv[missing(signal.format, row)] = np.nan
+    if signal.skew:
+        lag = signal.skew * signal.samples_per_frame
+        signal_mv = np.append(signal_mv[lag:], np.full(lag, np.nan, np.float32))
+    return signal_mv
+
+
+def _gain_notes(signal: Signal) -> list[str]:
+    if signal.gain:
+        return []
+    return [f"no gain in the header: {DEFAULT_GAIN:g} per {signal.unit} assumed"]
+
+
+def _mismatches(signal: Signal, row: Row) -> list[str]:
+    """Where the header's own check values disagree with the samples."""
+    notes: list[str] = []
+    if signal.format == NO_SAMPLES:
+        return notes
+    if signal.first_value not in (None, int(row[0])) and signal.format != "8":
+        notes.append(f"first sample is {row[0]}, the header says {signal.first_value}")
+    total = int(row.sum(dtype=np.int64))
+    if signal.checksum is not None and (total - signal.checksum) % 65536:
+        signed = 32768 if signal.checksum < 32768 else 0  # as the header has it
+        own = (total + signed) % 65536 - signed
+        notes.append(
+            f"checksum is {own}, the header says {signal.checksum}: samples may be damaged"
+        )
+    return notes

@@ -2,55 +2,74 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
-from fractions import Fraction
 from pathlib import Path
 
-from data_prep.readers.wfdb_header import Header, Signal
-from data_prep.records import BadInput
+from data_prep.readers.wfdb_header import MAX_RATE_HZ, Header, Signal
+from data_prep.readers.wfdb_samples import BYTES, FLAC_BITS, num_bytes
+from data_prep.records import MAX_VALUES, BadInput
 
-# Bytes a sample: https://physionet.org/physiotools/wag/signal-5.htm
-_BYTES = {
-    "8": Fraction(1),
-    "16": Fraction(2),
-    "24": Fraction(3),
-    "32": Fraction(4),
-    "61": Fraction(2),
-    "80": Fraction(1),
-    "160": Fraction(2),
-    "212": Fraction(3, 2),
-    "310": Fraction(4, 3),
-    "311": Fraction(4, 3),
-}
-_FLAC = ("508", "516", "524")
+NO_SAMPLES = "0"  # the format of a signal without a file
 
 
-def check_files(header_path: Path, header: Header) -> int:
-    """Samples a signal (frames), after each file was found to hold them.
+def by_file(header: Header) -> dict[str, list[Signal]]:
+    """The signals of each data file, in its order; those without samples are in none."""
+    groups: dict[str, list[Signal]] = defaultdict(list)
+    for signal in header.signals:
+        if signal.format != NO_SAMPLES:
+            groups[signal.file_name].append(signal)
+    return groups
+
+
+def check_files(header_path: Path, header: Header) -> tuple[int, list[str]]:
+    """Frames of the record, after each file was found to hold them, and what a file holds beyond.
 
     Raises:
       BadInput: a file is missing, lies elsewhere, is too short or of a format that is not read.
     """
-    groups: dict[str, list[Signal]] = defaultdict(list)
-    for signal in header.signals:
-        groups[signal.file_name].append(signal)
-    held = []
-    for name, group in groups.items():
+    held, frames_of = [], {}
+    for name, group in by_file(header).items():
         data = _data_file(header_path, name)
         frames = _frames_held(header_path, data, group)
         if header.num_samples is not None and frames < header.num_samples:
             raise BadInput(_too_short(data, group, header.num_samples, frames))
         held.append(frames)
-    num_samples = header.num_samples or min(held)
-    if num_samples == 0:
+        frames_of[name] = frames
+    num_frames = header.num_samples or min(held, default=0)
+    if num_frames == 0:
         raise BadInput(
             f"{header_path}: its data holds no sample, expected at least one; fetch it again"
         )
-    if (skew := max(signal.skew for signal in header.signals)) >= num_samples:
+    per_frame = max(signal.samples_per_frame for signal in header.signals)
+    values = num_frames * per_frame * len(header.signals)
+    rate_hz = per_frame * header.sampling_rate_hz
+    if values > MAX_VALUES or rate_hz > MAX_RATE_HZ:
         raise BadInput(
-            f"{header_path}: a skew of {skew} samples in a record of {num_samples}, "
+            f"{header_path}: {values} samples at {rate_hz:g} Hz, expected at most {MAX_VALUES} "
+            f"and {MAX_RATE_HZ:g} Hz; cut the record, or correct the header"
+        )
+    if (skew := max(signal.skew for signal in header.signals)) >= num_frames:
+        raise BadInput(
+            f"{header_path}: a skew of {skew} samples in a record of {num_frames}, "
             "expected less; correct the header"
         )
-    return num_samples
+    return num_frames, _beyond(num_frames, frames_of, by_file(header))
+
+
+def _beyond(
+    num_frames: int, frames_of: dict[str, int], groups: dict[str, list[Signal]]
+) -> list[str]:
+    """Notes of the files that go on after the record's end."""
+    notes = []
+    for name, frames in frames_of.items():
+        form = groups[name][0].format
+        per_frame = sum(signal.samples_per_frame for signal in groups[name])
+        filler = 2 if form in ("212", "310", "311") else 0  # samples that only fill up a block
+        if (frames - num_frames) * per_frame > filler:
+            notes.append(
+                f"{name} holds {frames} samples a signal, the header says {num_frames}: "
+                "the rest is left out"
+            )
+    return notes
 
 
 def _data_file(header_path: Path, name: str) -> Path:
@@ -81,18 +100,18 @@ def _frames_held(header_path: Path, data: Path, group: Sequence[Signal]) -> int:
             "correct the header"
         )
     per_frame = sum(signal.samples_per_frame for signal in group)
-    if per_frame == 0:
+    if not all(signal.samples_per_frame for signal in group):
         raise BadInput(f"{header_path}: 0 samples a frame in {data.name}, expected at least 1")
-    if form in _FLAC:
+    if form in FLAC_BITS:
         return _flac_frames(data, group)
-    if form not in _BYTES:
+    if form not in BYTES:
         raise BadInput(
-            f"{header_path}: format {form} is unknown, "
-            f"expected one of {', '.join([*_BYTES, *_FLAC])}; "
-            "convert the record"
+            f"{header_path}: format {form} is unknown, expected one of "
+            f"{', '.join([*BYTES, *FLAC_BITS])}; convert the record"
         )
     size = max(data.stat().st_size - group[0].byte_offset, 0)
-    return int(size / _BYTES[form]) // per_frame
+    frames = int(size / BYTES[form]) // per_frame
+    return frames - (num_bytes(form, frames * per_frame) > size)
 
 
 def _flac_frames(data: Path, group: Sequence[Signal]) -> int:
@@ -104,20 +123,21 @@ def _flac_frames(data: Path, group: Sequence[Signal]) -> int:
         raise BadInput(
             f"{data}: {error.error_string} Expected FLAC; fetch the file again"
         ) from None
-    if info.format != "FLAC" or info.channels != len(group):
+    same = len({signal.samples_per_frame for signal in group}) == 1
+    if info.format != "FLAC" or info.channels != len(group) or not same:
         raise BadInput(
-            f"{data}: {info.format} of {info.channels} channels, expected FLAC of {len(group)}; "
-            "fetch the file again"
+            f"{data}: {info.format} of {info.channels} channels, expected FLAC of {len(group)} "
+            "of one rate; fetch the file again"
         )
     return info.frames // group[0].samples_per_frame
 
 
 def _too_short(data: Path, group: Sequence[Signal], expected: int, held: int) -> str:
     form = group[0].format
-    if form in _FLAC:
+    if form in FLAC_BITS:
         return f"{data}: {held} samples, expected {expected}; fetch the file again"
     per_frame = sum(signal.samples_per_frame for signal in group)
-    needed = group[0].byte_offset + -(-expected * per_frame * _BYTES[form] // 1)
+    needed = group[0].byte_offset + num_bytes(form, expected * per_frame)
     return (
         f"{data}: {data.stat().st_size} bytes, expected {needed} ({len(group)} signals of "
         f"{expected} samples in format {form}); fetch the file again"
