@@ -135,7 +135,7 @@ def _departure(
     away = np.abs(_values(beat, at, inside) - level[:, None])
     above = away > (LEAVES * noise + FINEST_MV)[:, None]
     runs = np.lib.stride_tricks.sliding_window_view(above, RISE, axis=1)
-    stays: np.ndarray = runs[..., :3].all(axis=-1)
+    stays = np.logical_and.reduce(runs[..., :3], axis=-1)
     first = stays.argmax(axis=1)
     there = level_there & stays.any(axis=1) & (first > 0) & np.isfinite(edge)
     rise = np.take_along_axis(away, first[:, None] + np.arange(RISE), axis=1)
