@@ -150,8 +150,8 @@ def _bounds(
     own: Float[np.ndarray, "L S"], joint: Stretch, within: Stretch, shape: Shape
 ) -> Float[np.ndarray, "L 2"]:
     """Returns the edges of one wave in each lead, in moments; NaN where the lead shows none."""
-    low = max(within[0], joint[0] - shape.reach)
-    high = min(within[1], joint[1] + shape.reach)
+    low = max(min(within[0], joint[0]), joint[0] - shape.reach)
+    high = min(max(within[1], joint[1]), joint[1] + shape.reach)
     window = own[:, low:high]
     top = window.max(axis=1, keepdims=True)
     likely = window / np.maximum(top, 1e-9)

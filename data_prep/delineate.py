@@ -23,6 +23,7 @@ from data_prep.edges import level_edges
 from data_prep.peaks import qrs_peak, wave_peak
 
 EDGE_MS = 4.0  # a wave whose bound is nearer to the record's end goes on beyond it
+SHARP_HZ = 200.0  # at lower rates a trace rings beside QRS, by the filter before its sampling
 MIN_DURATION_S = 0.8  # shorter, no wave can be told from what surrounds it
 
 
@@ -45,7 +46,9 @@ def delineate(
     whole = bridged(signal_mv[alive])
     x = at_working_rate(whole, sampling_rate_hz)
     seen = frames(_padded(without_wander(x)))
-    bounds = level_edges(x, decode(*network.probabilities(params or network.weights(), seen)))
+    bounds = decode(*network.probabilities(params or network.weights(), seen))
+    if sampling_rate_hz >= SHARP_HZ:
+        bounds = level_edges(x, bounds)
     bounds = np.round(bounds * (sampling_rate_hz / RATE_HZ))
     marks = np.full((num_leads, bounds.shape[1], 3, 3), np.nan)
     marks[alive] = _with_peaks(signal_mv[alive], whole, bounds, sampling_rate_hz)

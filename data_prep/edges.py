@@ -18,10 +18,10 @@ from jaxtyping import Bool, Float
 from data_prep.conditioning import samples_of
 
 BEFORE_MS, AFTER_MS = 440, 760  # of a beat's middle that are averaged
-BESIDE_MS, GAP_MS, INTO_MS = 24, 10, 44  # looked at outside of a bound, left free there, and inside
-LEAST_BEATS = 3
+BESIDE_MS, GAP_MS, INTO_MS = 24, 6, 44  # looked at outside of a bound, left free there, and inside
+LEAST_BEATS, LEAST_BESIDE_MS = 3, 8
 LEVEL, LEAVES = 4.2, 4.5  # in white noise: what is level, and what is no more
-MARGIN_MS, LEAST_GAPS_MS = 16, 50  # of gaps between waves: left free, and looked at in all
+MARGIN_MS, LEAST_GAPS_MS = 8, 20  # of gaps between waves: left free, and looked at in all
 FINEST_MV, QUIET_MV = 0.001, 0.008  # of an average beat: its digits, and its white noise at most
 REACH_MS = 24  # from the network's bound
 RISE = 7  # samples after leaving the level that tell where the wave began
@@ -129,7 +129,7 @@ def _departure(
     beside = np.where(at[:, None] + outside > np.nan_to_num(free_from)[:, None], beside, np.nan)
     level = np.nanmedian(beside, axis=1)
     spread = np.nanmax(np.abs(beside - level[:, None]), axis=1)
-    level_there = np.isfinite(beside).mean(axis=1) >= 0.5
+    level_there = np.isfinite(beside).sum(axis=1) >= samples_of(LEAST_BESIDE_MS)
     level_there &= spread <= LEVEL * noise + FINEST_MV
     inside = np.arange(-samples_of(GAP_MS), samples_of(INTO_MS))
     away = np.abs(_values(beat, at, inside) - level[:, None])
@@ -148,8 +148,8 @@ def _since_corner(rise: Float[np.ndarray, "L V"]) -> Float[np.ndarray, " L"]:
     A corner is where its tangent meets the level. A wave that plainly rises as the square of time
     began where the tangent of its root does.
     """
-    tangent = np.maximum(rise[:, 3] - rise[:, 0], 1e-9) / 3.0
-    corner = rise[:, 0] / tangent
+    short, long = (np.maximum(rise[:, i] - rise[:, 0], 1e-9) / i for i in (3, RISE - 1))
+    corner = rise[:, 0] / np.maximum(short, long)
     smooth, _ = _line(np.sqrt(rise))
     misfit = [_line(shape)[1] for shape in (rise, np.sqrt(rise))]
     plainly = (misfit[1] < PLAINLY * misfit[0]) & (np.diff(rise, axis=1) > 0).all(axis=1)

@@ -71,8 +71,8 @@ def ecg(
             s -= _bell(at_ms, ECTOPIC_QRS_MS)
             continue
         p += _bell(at_ms, p_ms) * (P_MV if with_p else 0.0)
-        r += _bell(at_ms, (-40.0, -5.0, 20.0))
-        s += _bell(at_ms, (10.0, 25.0, 44.0))
+        r += _bell(at_ms, (QRS_MS[0], -5.0, 20.0))
+        s += _bell(at_ms, (10.0, 25.0, QRS_MS[2]))
     angle = math.radians(axis_deg)
     limb = np.stack([np.cos(angle) * r, math.sqrt(3) / 2 * np.sin(angle) * r])
     smooth = np.stack([0.7 * (p + t), 0.7 * (p + t)])

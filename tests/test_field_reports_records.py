@@ -50,7 +50,7 @@ def edit_line(stem: Path, lead: str, change) -> Path:
 
 
 def rate_bpm(record) -> float:
-    return measure_waves(record, find_waves(record, "rules")).summary["heart_rate_bpm"]
+    return measure_waves(record, find_waves(record)).summary["heart_rate_bpm"]
 
 
 def test_r02_data_are_paired_by_the_header_and_not_by_place(tmp_path, capsys):
@@ -151,7 +151,7 @@ def test_r09_segments_with_a_gap_and_other_gains(tmp_path):
     assert missing[:, 2000:2500].all()
     assert missing.sum() == 12 * 500
     np.testing.assert_allclose(record.signal_mv[~missing], whole.signal_mv[~missing], atol=3e-3)
-    measured = measure_waves(record, find_waves(record, "rules"))
+    measured = measure_waves(record, find_waves(record))
     peaks = measured.waves.samples[1, :, 4]
     assert not ((peaks >= 2000) & (peaks < 2500)).any()
     (tmp_path / "m.hea").write_text(header.replace("~ 500\n", ""))
