@@ -23,6 +23,8 @@ LEAST_BEATS, LEAST_BESIDE_MS = 3, 8
 LEVEL, LEAVES = 4.2, 4.5  # in white noise: what is level, and what is no more
 MARGIN_MS, LEAST_GAPS_MS = 8, 20  # of gaps between waves: left free, and looked at in all
 FINEST_MV, QUIET_MV = 0.001, 0.008  # of an average beat: its digits, and its white noise at most
+OUTER = (25, 75)  # percentiles of onsets and offsets over the leads
+ALIKE_MS = 12  # leads whose P or T differs by no more begin together: the rest is noise
 REACH_MS = 24  # from the network's bound
 RISE = 7  # samples after leaving the level that tell where the wave began
 FARTHEST_MS = 20  # at most so long before
@@ -51,9 +53,13 @@ def level_edges(
         if 2 * level.sum() < len(level):
             return bounds
         moved = np.where(level[:, None, None], _departures(beat, usual, noise), np.nan)
-        joint = np.nanmedian(moved, axis=0)
+        # In a lead where it is fainter a wave leaves its level later.
+        outer = [np.nanpercentile(moved[..., i], q, axis=0) for i, q in enumerate(OUTER)]
+        joint = np.stack(outer, axis=-1)
     known = np.isfinite(moved)
-    moved = np.where(~known & (known.mean(axis=0) >= 0.5), joint, moved) - samples_of(BEFORE_MS)
+    faint = np.array([[True], [False], [True]]) & (np.abs(moved - joint) <= samples_of(ALIKE_MS))
+    moved = np.where((faint | ~known) & (known.mean(axis=0) >= 0.5), joint, moved)
+    moved -= samples_of(BEFORE_MS)
     at = middle[:, None, None] + moved[:, None]
     return np.where(np.abs(at - bounds) <= samples_of(REACH_MS), at, bounds)
 

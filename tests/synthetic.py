@@ -13,6 +13,7 @@ from data_prep.waves import FIDUCIALS, Waves
 P_MS = (-200.0, -155.0, -110.0)
 QRS_MS = (-45.0, 0.0, 45.0)
 T_MS = (150.0, 250.0, 330.0)
+SHAPE = 0.7  # between a half sine, 0.5, and a raised cosine, 1: its bounds can be seen
 ECTOPIC_QRS_MS = (-70.0, 0.0, 70.0)
 P_MV = 0.12
 CHEST_R_MV = (0.2, 0.4, 0.8, 1.3, 1.4, 1.1)
@@ -109,4 +110,4 @@ def _bell(at_ms: np.ndarray, marks_ms: tuple[float, ...]) -> np.ndarray:
     onset, peak, offset = marks_ms
     width = np.where(at_ms < peak, peak - onset, offset - peak)
     part = np.clip(np.abs(at_ms - peak) / width, 0.0, 1.0)
-    return 0.5 * (1.0 + np.cos(math.pi * part))
+    return (0.5 * (1.0 + np.cos(math.pi * part))) ** SHAPE

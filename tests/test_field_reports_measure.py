@@ -95,16 +95,18 @@ def test_an_inverted_lead_keeps_its_times_and_turns_its_amplitudes() -> None:
     turned = record.signal_mv.copy()
     turned[0] *= -1
     before, after = measure(record), measure(with_signal(record, turned))
-    assert after.waves.num_beats == before.waves.num_beats
-    times = np.abs(after.waves.samples - before.waves.samples)[0, :, 3:6] * 2.0
-    assert np.nanmax(times) <= 20
-    for area in (before, after):
-        assert np.isfinite(area.beats["qrs_area_mv_ms"][0]).all()
-    assert np.allclose(
-        after.beats["qrs_area_mv_ms"][0], -before.beats["qrs_area_mv_ms"][0], atol=3.0
-    )
-    deep = np.fmin(after.beats["q_amp_mv"][0], after.beats["s_amp_mv"][0])
-    assert np.allclose(deep, -before.beats["r_amp_mv"][0], atol=0.05)
+    assert after.summary["n_beats"] == before.summary["n_beats"]
+    beats = min(after.waves.num_beats, before.waves.num_beats)  # the last may be a P alone
+    marks = [m.waves.samples[0, :beats, 3:6] for m in (before, after)]
+    assert np.nanmax(np.abs(marks[1] - marks[0])) * 2.0 <= 20
+
+    def of(m: Measurement, key: str) -> np.ndarray:
+        return m.beats[key][0, : int(m.summary["n_beats"])]  # type: ignore[arg-type]
+
+    assert np.isfinite(of(before, "qrs_area_mv_ms")).all()
+    assert np.allclose(of(after, "qrs_area_mv_ms"), -of(before, "qrs_area_mv_ms"), atol=3.0)
+    deep = np.fmin(of(after, "q_amp_mv"), of(after, "s_amp_mv"))
+    assert np.allclose(deep, -of(before, "r_amp_mv"), atol=0.05)
 
 
 def test_marks_are_in_order_and_pr_is_the_cardiologists() -> None:
@@ -149,7 +151,7 @@ def test_a_beat_at_the_edge_is_there(where: str) -> None:
 @pytest.mark.parametrize("rate_hz", [100.0, 200.0, 1000.0])
 def test_the_rate_is_never_assumed(rate_hz: float) -> None:
     """NeuroKit#134, #304: 1000 Hz was assumed of a signal of 200 Hz."""
-    record, _ = ecg(rate_bpm=66.0)
+    record = sample("ptbxl/00164")
     expected = measure(record).summary
     found = measure(resample(record, rate_hz)).summary
     assert found["heart_rate_bpm"] == pytest.approx(expected["heart_rate_bpm"], abs=1.0)

@@ -15,12 +15,8 @@ from data_prep.measurement import Measurement
 from synthetic import CHEST_R_MV, CHEST_S_MV, P_MV, QRS_MS, ecg, p_and_t_ms
 
 WITHIN_MS, WITHIN_MV = 4.0, 0.02
-# Whether waves that are found, not given, are held to the same bounds.
-FOUND_IS_ACCURATE = False
-LEVELS = [
-    "given",
-    pytest.param("found", marks=pytest.mark.skipif(not FOUND_IS_ACCURATE, reason="by rules")),
-]
+# Faster, 20 ms part S from T: where QRS is found to end in a lead can cost some of a small S.
+CROWDED_BPM = 150.0
 
 
 def truth_ms(rate_bpm: float) -> dict[str, float]:
@@ -48,7 +44,7 @@ def measured(level: str, **made: float) -> Measurement:
     return measure_waves(record, waves) if level == "given" else measure(record)
 
 
-@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("level", ["given", "found"])
 @settings(max_examples=15, deadline=None, derandomize=True)
 @given(
     rate_bpm=st.floats(30.0, 200.0),
@@ -73,7 +69,7 @@ def test_what_was_made_is_measured(
         qt_ms / math.cbrt(60.0 / rate_bpm), abs=1.8 * WITHIN_MS
     )
     for (key, lead), height_mv in truth_mv(t_mv).items():
-        if abs(height_mv) > 2 * WITHIN_MV:
+        if abs(height_mv) > 2 * WITHIN_MV and (level == "given" or rate_bpm <= CROWDED_BPM):
             assert lead_median(m, key, lead) == pytest.approx(height_mv, abs=WITHIN_MV), (key, lead)
     assert m.summary["axis_deg"] == pytest.approx(axis_deg, abs=3.0)
 
