@@ -24,7 +24,7 @@ from data_prep.network import CLASSES
 WAVES = ("p", "qrs", "t")
 SURE, DOUBTFUL = 0.5, 0.2  # of a wave in all leads
 LONGEST_PR_MS = 400.0
-LONELY_MS = 5000.0  # a single QRS in so long a record is noise that looks like one
+LONGEST_RR_MS = 4000.0  # on average; what is rarer is noise that looks like QRS
 ALIKE_MS = 60.0  # P waves that differ by more are of other kinds
 P_SHARE = 0.4  # fewer P than this share of the beats are chance: fibrillation has none
 
@@ -91,7 +91,7 @@ def find_beats(joint: Float[np.ndarray, "S K"]) -> list[Beat]:
     """
     p, qrs, t = (joint[:, CLASSES.index(wave)] for wave in WAVES)
     complexes = _stretches(qrs, SHAPES["qrs"], SURE)
-    if not complexes or (len(complexes) == 1 and len(joint) > moments(LONELY_MS)):
+    if len(complexes) * moments(LONGEST_RR_MS) < len(joint):
         return []
     waves_p = _stretches(p, SHAPES["p"], SURE)
     edges = [0, *(edge for stretch in complexes for edge in stretch), len(joint)]

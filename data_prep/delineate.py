@@ -20,6 +20,7 @@ from data_prep.conditioning import (
 )
 from data_prep.decode import decode
 from data_prep.edges import level_edges
+from data_prep.likeness import ALIKE, likeness
 from data_prep.peaks import qrs_peak, wave_peak
 
 EDGE_MS = 4.0  # a wave whose bound is nearer to the record's end goes on beyond it
@@ -45,8 +46,11 @@ def delineate(
         return np.empty((num_leads, 0, 9))
     whole = bridged(signal_mv[alive])
     x = at_working_rate(whole, sampling_rate_hz)
-    seen = frames(_padded(without_wander(x)))
-    bounds = decode(*network.probabilities(params or network.weights(), seen))
+    steady = without_wander(x)
+    found = network.probabilities(params or network.weights(), frames(_padded(steady)))
+    bounds = decode(*found)
+    if likeness(steady, _middles(bounds)) < ALIKE:
+        return np.empty((num_leads, 0, 9))
     if sampling_rate_hz >= SHARP_HZ:
         bounds = level_edges(x, bounds)
     bounds = np.round(bounds * (sampling_rate_hz / RATE_HZ))
@@ -54,6 +58,13 @@ def delineate(
     marks[alive] = _with_peaks(signal_mv[alive], whole, bounds, sampling_rate_hz)
     seen = np.isfinite(marks).any(axis=(0, 2, 3))
     return marks[:, seen].reshape(num_leads, -1, 9)
+
+
+def _middles(bounds: Float[np.ndarray, "L N 3 2"]) -> Float[np.ndarray, " K"]:
+    """Returns the middle of each QRS, the median of the leads that show it."""
+    middle = bounds[:, :, 1].mean(axis=-1)
+    shown = np.isfinite(middle).any(axis=0)
+    return np.nanmedian(middle[:, shown], axis=0)
 
 
 def _with_peaks(

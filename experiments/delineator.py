@@ -56,7 +56,7 @@ class Recipe:
     warmup_steps: int = 100
     dropout: float = 0.1
     averaged_over: int = 500
-    made_share: float = 0.18
+    made_share: float = 0.15
 
 
 class Delineator(nn.Module):

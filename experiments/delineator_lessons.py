@@ -33,7 +33,6 @@ from experiments.made_ecgs import made_ecg
 
 FOLDS = Path(__file__).with_name("ludb_folds.json")
 NUM_LEADS = 12
-NOTHING_SHARE = 0.2  # of the made ones: noise without a heart
 NUM_SAMPLES = 4096  # 8.2 s
 TIME_SCALE = (0.75, 1.35)
 COARSE_HZ, COARSE_SHARE = 100, 0.15  # some records were sampled at a low rate
@@ -156,7 +155,7 @@ def _scene(rng: np.random.Generator, records: Sequence[Recording], made_share: f
     if rng.random() >= made_share:
         real = _real(rng, records[rng.integers(len(records))])
         return _disturbed(rng, _with_noise_leads(rng, real), 1.0)
-    if rng.random() < NOTHING_SHARE:
+    if rng.random() < 0.15:
         return _nothing(rng)
     return _disturbed(rng, _with_noise_leads(rng, _made(rng)), 0.3 * float(rng.random()) ** 2)
 

@@ -15,8 +15,7 @@ from jaxtyping import Float
 
 NUM_LEADS = 12
 RATE_BPM = (28.0, 210.0)
-NO_P, IRREGULAR, INVERTED_T, BIPHASIC_T, PACED = 0.2, 0.25, 0.25, 0.1, 0.15
-SPIKE_AHEAD_MS = 16.0  # of QRS onset, at most
+NO_P, IRREGULAR, INVERTED_T, BIPHASIC_T = 0.2, 0.25, 0.25, 0.1
 
 
 @dataclass(frozen=True)
@@ -37,9 +36,8 @@ def made_ecg(rng: np.random.Generator, num_samples: int, rate_hz: float) -> Made
     """Returns an ECG of random rate, intervals, shapes and amplitudes, without noise."""
     rr_s = 60.0 / np.exp(rng.uniform(*np.log(RATE_BPM)))
     spread = rng.uniform(0.05, 0.25) if rng.random() < IRREGULAR else rng.uniform(0.0, 0.03)
-    paced = rng.random() < PACED
-    with_p = rng.random() >= (0.7 if paced else NO_P)
-    shape = _intervals_s(rng, rr_s, wide=paced)
+    with_p = rng.random() >= NO_P
+    shape = _intervals_s(rng, rr_s)
     times_s = _beat_times_s(rng, rr_s, spread, num_samples / rate_hz)
     bounds = (times_s[:, None, None] + shape[None]) * rate_hz
     if not with_p:
@@ -54,25 +52,7 @@ def made_ecg(rng: np.random.Generator, num_samples: int, rate_hz: float) -> Made
                 share = (at[inside] - first) / (last - first)
                 for heights_mv, begin, peak, end, curve in parts:
                     signal[:, inside] += heights_mv[:, None] * _bell(share, begin, peak, end, curve)
-    if paced:
-        _add_spikes(rng, signal, bounds[:, 1, 0], rate_hz)
     return Made(signal.astype(np.float32), bounds)
-
-
-def _add_spikes(
-    rng: np.random.Generator,
-    signal: Float[np.ndarray, "L T"],
-    onsets: Float[np.ndarray, " N"],
-    rate_hz: float,
-) -> None:
-    """Adds a pacemaker's spike of one to three samples at each QRS onset, or just ahead of it."""
-    ahead = rng.uniform(0.0, SPIKE_AHEAD_MS) * rate_hz / 1000
-    height = rng.uniform(0.1, 2.0) * rng.standard_normal(NUM_LEADS)
-    form = np.array([1.0, -0.4, 0.1])[: rng.integers(1, 4)]
-    for onset in onsets:
-        first = int(onset - ahead)
-        if 0 <= first < signal.shape[1] - len(form):
-            signal[:, first : first + len(form)] += height[:, None] * form
 
 
 def _beat_times_s(
@@ -84,11 +64,10 @@ def _beat_times_s(
     return rng.uniform(-1.0, 0.5) * rr_s + np.cumsum(rr)
 
 
-def _intervals_s(rng: np.random.Generator, rr_s: float, wide: bool) -> Float[np.ndarray, "W 2"]:
+def _intervals_s(rng: np.random.Generator, rr_s: float) -> Float[np.ndarray, "W 2"]:
     """Returns onset and offset of P, QRS and T from QRS onset, none running into another."""
     room_s = 0.85 * rr_s  # the shortest interval between two beats
-    wide = wide or rng.random() < 0.25
-    qrs_s = rng.uniform(0.12, 0.18) if wide else rng.uniform(0.07, 0.12)
+    qrs_s = rng.uniform(0.07, 0.12) if rng.random() < 0.75 else rng.uniform(0.12, 0.18)
     qt_s = np.clip(rng.normal(0.41, 0.03) * np.sqrt(min(rr_s, 1.4)), qrs_s + 0.12, 0.62)
     qt_s = min(qt_s, 0.72 * room_s)
     t_s = rng.uniform(0.45, 0.8) * (qt_s - qrs_s)

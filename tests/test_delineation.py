@@ -15,6 +15,7 @@ from data_prep import network
 from data_prep.conditioning import MOMENT, RATE_HZ, bridged, frames, heights, without_wander
 from data_prep.decode import decode, find_beats
 from data_prep.delineate import delineate
+from data_prep.likeness import ALIKE, likeness
 from data_prep.peaks import qrs_peak, wave_peak
 from experiments.delineator import Delineator, save
 from experiments.made_ecgs import made_ecg
@@ -123,6 +124,15 @@ def test_a_chance_p_in_fibrillation_is_not_believed() -> None:
 def test_a_single_qrs_of_a_long_record_is_not_believed() -> None:
     assert len(find_beats(probabilities(BEAT))) == 1
     assert find_beats(probabilities(BEAT, 1500)) == []
+
+
+def test_beats_are_alike_and_noise_is_not() -> None:
+    record, truth = ecg(early=(4,))
+    middle = np.nanmean(truth.samples[0, :, [3, 5]], axis=0)
+    assert likeness(record.signal_mv.astype(np.float64), middle) > 0.95
+    noise = np.random.default_rng(0).normal(size=(3, 5000)).cumsum(axis=1)
+    assert likeness(noise, middle) < ALIKE
+    assert likeness(noise, middle[:1]) == 1.0
 
 
 def test_of_two_waves_after_a_qrs_the_larger_is_t() -> None:
