@@ -20,6 +20,7 @@ from data_prep.conditioning import (
 )
 from data_prep.decode import decode
 from data_prep.edges import level_edges
+from data_prep.jumps import onset_at_jump
 from data_prep.likeness import ALIKE, likeness
 from data_prep.peaks import qrs_peak, wave_peak
 
@@ -52,7 +53,7 @@ def delineate(
     if likeness(steady, _middles(bounds)) < ALIKE:
         return np.empty((num_leads, 0, 9))
     if sampling_rate_hz >= SHARP_HZ:
-        bounds = level_edges(x, bounds)
+        bounds = level_edges(x, onset_at_jump(x, bounds))
     bounds = np.round(bounds * (sampling_rate_hz / RATE_HZ))
     marks = np.full((num_leads, bounds.shape[1], 3, 3), np.nan)
     marks[alive] = _with_peaks(signal_mv[alive], whole, bounds, sampling_rate_hz)

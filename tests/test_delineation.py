@@ -15,6 +15,7 @@ from data_prep import network
 from data_prep.conditioning import MOMENT, RATE_HZ, bridged, frames, heights, without_wander
 from data_prep.decode import decode, find_beats
 from data_prep.delineate import delineate
+from data_prep.jumps import onset_at_jump
 from data_prep.likeness import ALIKE, likeness
 from data_prep.peaks import qrs_peak, wave_peak
 from experiments.delineator import Delineator, save
@@ -191,3 +192,19 @@ def test_a_qrs_cut_by_the_records_end_has_no_bound_there() -> None:
     assert np.isnan(cut[:, 0, :4]).all()
     whole = delineate(record.signal_mv, 500.0)
     assert np.isfinite(whole[:, 2, 3]).all()
+
+
+def test_a_paced_complex_begins_at_its_jump() -> None:
+    record, truth = ecg()
+    x = record.signal_mv.astype(np.float64)
+    bounds = truth.samples.reshape(12, -1, 3, 3)[..., [0, 2]].copy()
+    assert (onset_at_jump(x, bounds) == bounds).all()
+    spikes = bounds[0, :, 1, 0].astype(int) + 10
+    paced = x.copy()
+    paced[:, spikes] += 2.0
+    moved = onset_at_jump(paced, bounds)
+    assert (moved[:, :, 1, 0] == spikes - 1).all()
+    assert (np.delete(moved, 1, axis=2) == np.delete(bounds, 1, axis=2)).all()
+    artefact = x.copy()
+    artefact[:, spikes[:1]] += 2.0
+    assert (onset_at_jump(artefact, bounds) == bounds).all()

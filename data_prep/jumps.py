@@ -1,0 +1,62 @@
+"""QRS complexes that begin with a jump, as a pacemaker's spike or its after-potential makes it.
+
+No heart moves a trace by a quarter of its QRS from one sample to the next: the paced complex begins
+there and not, as that of a heart, in a slope before it.
+
+Axes: L leads, N beats, U samples at the working rate, W samples around an onset.
+"""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+from jaxtyping import Float
+
+from data_prep.conditioning import samples_of
+
+BEFORE_MS, AFTER_MS = 10.0, 32.0  # of the joint onset: where a jump is looked for
+SHARE, LEAST_MV = 0.22, 0.05  # of a lead's QRS that is a jump, and the least that is one
+LEADS_SHARE = 0.3  # of the leads that jump at once
+BEATS_SHARE = 0.5  # of the record's QRS: one that jumps is an artefact
+
+
+def onset_at_jump(
+    x: Float[np.ndarray, "L U"], bounds: Float[np.ndarray, "L N 3 2"]
+) -> Float[np.ndarray, "L N 3 2"]:
+    """Returns the bounds with no QRS onset earlier than the jump that its complex begins with.
+
+    Args:
+        x: as recorded, at the working rate.
+        bounds: onset and offset of P, QRS and T in samples.
+    """
+    qrs = bounds[:, :, 1]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # of a beat that is a P alone
+        first, last = (np.nan_to_num(np.nanmedian(qrs[..., i], axis=0)) for i in (0, 1))
+    inside = _values(x, first, samples_of(200.0), last)
+    height = np.nanmax(inside, axis=-1) - np.nanmin(inside, axis=-1)
+    start = first - samples_of(BEFORE_MS)
+    steps = np.abs(np.diff(_values(x, start, samples_of(BEFORE_MS + AFTER_MS) + 1, start + np.inf)))
+    jumps = (steps > SHARE * height[..., None]) & (steps > LEAST_MV)
+    together = jumps.mean(axis=0) >= LEADS_SHARE
+    at = np.rint(start) + together.argmax(axis=-1)
+    jumping = together.any(axis=-1)
+    if jumping.sum() < BEATS_SHARE * np.isfinite(qrs).any(axis=(0, 2)).sum():
+        return bounds
+    moved = bounds.copy()
+    moved[:, :, 1, 0] = np.where(jumping, np.fmax(qrs[..., 0], at), qrs[..., 0])
+    moved[np.isnan(bounds)] = np.nan
+    return moved
+
+
+def _values(
+    x: Float[np.ndarray, "L U"],
+    first: Float[np.ndarray, " N"],
+    width: int,
+    last: Float[np.ndarray, " N"],
+) -> Float[np.ndarray, "L N W"]:
+    """Returns the samples from each `first` on, NaN after `last`."""
+    at = np.rint(first)[:, None].astype(int) + np.arange(width)
+    values = x[:, np.clip(at, 0, x.shape[1] - 1)]
+    return np.where(at <= np.maximum(last, first)[:, None], values, np.nan)
