@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +24,7 @@ from data_prep.intervals import measure_waves
 from data_prep.marks import read_marks
 from data_prep.measurement import Measurement
 from data_prep.network import weights
-from data_prep.neurokit import COLUMNS
+from data_prep.neurokit import COLUMNS, by_beat
 from data_prep.progress import track
 from data_prep.records import Record, find, read
 from data_prep.waves import Waves, in_order
@@ -104,19 +104,7 @@ def _peer_lead(
             )[1]
         except (ValueError, IndexError, ZeroDivisionError):
             return np.empty((0, len(COLUMNS)))
-    return _beside(np.asarray(peaks, float), given)
-
-
-def _beside(
-    peaks: Float[np.ndarray, " N"], given: Mapping[str, Sequence[float]]
-) -> Float[np.ndarray, "N 9"]:
-    """Returns its lists, one entry a beat, as columns."""
-    marks = np.full((len(peaks), len(COLUMNS)), np.nan)
-    for i, column in enumerate(COLUMNS):
-        values = peaks if column is None else np.asarray(given.get(column, []), float)
-        if len(values) == len(peaks):
-            marks[:, i] = values
-    return marks
+    return by_beat(np.asarray(peaks), given)
 
 
 def _print(method: str, scores: Mapping[str, Score]) -> None:

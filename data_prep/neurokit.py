@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -46,20 +47,27 @@ def delineate(
 def _lead(row: Float[np.ndarray, " T"], beats: Int[np.ndarray, " N"]) -> Float[np.ndarray, "N 9"]:
     import neurokit2
 
-    marks = np.full((len(beats), len(COLUMNS)), np.nan)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of empty slices, where it finds no wave
         clean = neurokit2.ecg_clean(row, sampling_rate=RATE_HZ)
         near = np.clip(beats[:, None] + np.arange(-REACH, REACH + 1), 0, len(row) - 1)
         peaks = near[np.arange(len(beats)), np.abs(clean[near]).argmax(axis=1)]
         found = neurokit2.ecg_delineate(clean, peaks, sampling_rate=RATE_HZ, method="dwt")[1]
+    return by_beat(peaks, found)
+
+
+def by_beat(
+    peaks: Int[np.ndarray, " N"], found: Mapping[str, Sequence[float]]
+) -> Float[np.ndarray, "N 9"]:
+    """Returns neurokit2's lists as marks; a beat may be missing from them: place tells which."""
+    marks = np.full((len(peaks), len(COLUMNS)), np.nan)
     for i, column in enumerate(COLUMNS):
         if column is None:
             marks[:, i] = peaks
             continue
         at = np.asarray(found[column], dtype=float)
-        at = at[np.isfinite(at)]  # beats may be missing from its lists: each is told by its place
+        at = at[np.isfinite(at)]
         beat = np.searchsorted(peaks, at) if i < QRS_PEAK else np.searchsorted(peaks, at) - 1
-        known = (beat >= 0) & (beat < len(beats))
+        known = (beat >= 0) & (beat < len(peaks))
         marks[beat[known], i] = at[known]
     return marks

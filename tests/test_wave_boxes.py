@@ -145,7 +145,7 @@ def test_marks_without_waves_are_refused() -> None:
 
 
 def test_the_verb_writes_the_boxes_of_beats_and_waves(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr("data_prep.render.read", lambda path: RECORD)
+    monkeypatch.setattr("data_prep.render.read", lambda path, reading=None: RECORD)
     boxes = tmp_path / "boxes.json"
     assert main(tmp_path / "r", out=tmp_path / "p.png", dpi=50, boxes=boxes, marks=True) == 0
     told = json.loads(boxes.read_text())
