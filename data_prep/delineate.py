@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 from jaxtyping import Float
+from scipy import ndimage
 
 from data_prep import network
 from data_prep.conditioning import (
@@ -26,6 +27,7 @@ from data_prep.peaks import qrs_peak, wave_peak
 
 EDGE_MS = 4.0  # a wave whose bound is nearer to the record's end goes on beyond it
 SHARP_HZ = 200.0  # at lower rates a trace rings beside QRS, by the filter before its sampling
+HUM = 10  # samples at the working rate: a period of 50 Hz
 MIN_DURATION_S = 0.8  # shorter, no wave can be told from what surrounds it
 
 
@@ -50,7 +52,8 @@ def delineate(
     steady = without_wander(x)
     found = network.probabilities(params or network.weights(), frames(_padded(steady)))
     bounds = decode(*found)
-    if likeness(steady, _middles(bounds)) < ALIKE:
+    # Hum and muscle noise are not alike from beat to beat; what is slower tells.
+    if likeness(ndimage.uniform_filter1d(steady, HUM, axis=1), _middles(bounds)) < ALIKE:
         return np.empty((num_leads, 0, 9))
     if sampling_rate_hz >= SHARP_HZ:
         bounds = level_edges(x, onset_at_jump(x, bounds))

@@ -65,12 +65,13 @@ def level_edges(
 
 
 def _average(x: Float[np.ndarray, "L U"], middle: Float[np.ndarray, " N"]) -> np.ndarray:
-    """Returns the median beat of each lead, L x W."""
+    """Returns the mean beat of each lead, L x W."""
     at = np.rint(middle)[:, None].astype(int) + np.arange(
         -samples_of(BEFORE_MS), samples_of(AFTER_MS)
     )
     there = (at >= 0) & (at < x.shape[1])
-    return np.nanmedian(np.where(there, x[:, np.clip(at, 0, x.shape[1] - 1)], np.nan), axis=1)
+    window = np.where(there, x[:, np.clip(at, 0, x.shape[1] - 1)], 0.0)
+    return window.sum(axis=1) / np.where(there.any(axis=0), there.sum(axis=0), np.nan)
 
 
 def _white_noise(beat: Float[np.ndarray, "L W"]) -> Float[np.ndarray, " L"]:

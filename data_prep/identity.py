@@ -21,7 +21,7 @@ from data_prep.exchanges import NONE, Exchange, after, chest_exchanges, limb_exc
 from data_prep.lead_shapes import CHEST, NINE, Shapes, scores, shapes_of
 from data_prep.limb_relations import LIMB, OUTSIDE_SHARE, false_gains, outside, true_orders
 from data_prep.records import LEADS, Record
-from data_prep.waves import Waves
+from data_prep.waves import QRS_PEAK, Waves
 
 # By how much an exchange must explain the shapes better (in log odds), for each kind of exchange:
 # above what records with true leads reach when cross-validated, by more where more are tried.
@@ -60,7 +60,7 @@ def lead_identity(record: Record, waves: Waves) -> dict[str, Any]:
     names, doubt = _true_names(record, waves)
     if names is None:
         return _verdict("unknown", doubt, stored)
-    shapes = shapes_of(nine_leads(record, names), waves)
+    shapes = shapes_of(_with_qrs(nine_leads(record, names), waves), waves)
     if shapes is None:
         return _told(record, names, doubt or "no QRS shows whether electrodes are exchanged")
     if names is NONE and (lead := _flat_limb_lead(shapes)):
@@ -176,6 +176,15 @@ def nine_leads(record: Record, names: Exchange) -> Float[np.ndarray, "M T"]:
         signal = signal[list(names.source)] * np.array(names.sign, np.float32)[:, None]
     signal[2] = signal[1] - signal[0]
     return signal[list(NINE)]
+
+
+def _with_qrs(nine: Float[np.ndarray, "M T"], waves: Waves) -> Float[np.ndarray, "M T"]:
+    """Returns the leads with zeros for chest leads of noise, that show QRS in few of the beats."""
+    shown = dict(zip(waves.leads, np.isfinite(waves.samples[..., QRS_PEAK]), strict=True))
+    beats = np.any(list(shown.values()), axis=0).sum()
+    chest = [LEADS[i] for i in NINE[3:]]
+    few = [lead in shown and 2 * shown[lead].sum() < beats for lead in chest]
+    return np.where(np.array([False] * 3 + few)[:, None], np.float32(0), nine)
 
 
 def _flat_limb_lead(shapes: Shapes) -> str | None:

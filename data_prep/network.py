@@ -19,6 +19,7 @@ from jaxtyping import Float
 
 WEIGHTS = Path(__file__).with_name("delineator.npz")
 CLASSES = ("none", "p", "qrs", "t")
+TOGETHER = 6  # leads at a time: what fits the cache
 JOINT_DEPTH, LEAD_DEPTH = 4, 3  # resolutions of the U-Net of all leads, and of each lead's
 Params = Mapping[str, np.ndarray]
 Array = np.ndarray
@@ -45,7 +46,11 @@ def probabilities(
         lead = _block(params, f"lead_block_{i}", lead)
     levels = _joint(params, _pooled(lead))
     joint = _classes(params, "joint_out", levels[0])
-    return _classes(params, "lead_out", _each_lead(params, lead, levels)), joint
+    own = [
+        _classes(params, "lead_out", _each_lead(params, some, levels))
+        for some in np.array_split(lead, -(-len(lead) // TOGETHER))
+    ]
+    return np.concatenate(own), joint
 
 
 def _pooled(lead: Float[np.ndarray, "L T C"]) -> Float[np.ndarray, "1 T D"]:
@@ -93,8 +98,9 @@ def _each_lead(
 def _classes(params: Params, path: str, x: Float[np.ndarray, "L T C"]) -> Array:
     """Returns class probabilities; without the axis of leads if joint."""
     logits = _dense(params, path, np.maximum(x, 0)).reshape(len(x), -1, len(CLASSES))
-    raised = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    raised /= raised.sum(axis=-1, keepdims=True)
+    highest = np.maximum.reduce([logits[..., k] for k in range(len(CLASSES))])
+    raised = np.exp(logits - highest[..., None])
+    raised /= sum(raised[..., k] for k in range(len(CLASSES)))[..., None]
     return raised[0] if path.startswith("joint") else raised
 
 

@@ -11,6 +11,7 @@ from scipy import ndimage
 
 PQ_MS = 16.0  # before QRS onset: the level that deflections are measured against
 SMOOTH_MS = 24.0
+SPIKE_MS, SPIKY = 4.0, 1.7  # a pacemaker spike: half its width, and how far it stands out
 # How far the raw extremum of P and T may lie from the smooth one.
 SNAP_MS = {"p": 16.0, "t": 40.0}
 
@@ -28,7 +29,21 @@ def qrs_peak(
     typical = np.nanmedian(signal, axis=1, keepdims=True)  # a QRS at the start has no PQ level
     level = np.where(first >= before, level, typical)[..., None]
     window, inside = _window(signal, bounds)
-    return _at(first, np.where(inside, np.abs(window - level), -1.0), bounds, window)
+    height = np.where(inside, np.abs(window - level), -1.0)
+    reach = max(1, round(SPIKE_MS * rate_hz / 1000))
+    top = height.argmax(axis=-1)[..., None]
+    beside = np.clip(top + np.array([-reach, reach]), 0, height.shape[-1] - 1)
+    least = np.take_along_axis(height, beside, -1).max(axis=-1)
+    spike = np.take_along_axis(height, top, -1)[..., 0] > SPIKY * least
+    height[spike] = _without_spikes(height[spike], reach)
+    return _at(first, height, bounds, window)
+
+
+def _without_spikes(height: Float[np.ndarray, "K W"], reach: int) -> Float[np.ndarray, "K W"]:
+    """Returns the median of each sample and those up to `reach` before and after it."""
+    padded = np.pad(height, ((0, 0), (reach, reach)), mode="edge")
+    around = np.lib.stride_tricks.sliding_window_view(padded, 2 * reach + 1, axis=-1)
+    return np.median(around, axis=-1)
 
 
 def wave_peak(
