@@ -90,9 +90,13 @@ def test_the_recipe_has_a_place_for_everything(spec):
 
 
 def unlike() -> list[str]:
-    """The recipes without those that differ from another only by what they start from."""
+    """The recipes without those that differ from another only by what they start from.
+
+    Of the variants on Qwen2 one will do: its biases are all that is new to the step.
+    """
     first = {shrink(load_recipe(spec)): spec for spec in reversed(RECIPES)}
-    return sorted(first.values())
+    again = ("align_qwen2", "lora_qwen2")
+    return sorted(spec for spec in first.values() if not spec.endswith(again))
 
 
 @pytest.mark.parametrize("spec", unlike(), ids=lambda spec: spec.rpartition("/")[2])
