@@ -19,7 +19,10 @@ _BEFORE = re.compile(
 _AFTER = re.compile(r"(?:\s*\(einthoven\)|,\s*augmented voltage,\s*\w+|\+)$")
 _MINUS = re.compile(r"^[-−–]\s*")  # a sign or the dash that stands for it
 _NUMBERED = re.compile(r"([cd])(\d+)", re.IGNORECASE)
-_SAFE_NAME = re.compile(r"(?!.*\d{4})[-\w+./()#]{1,16}")
+_SAFE_NAME = re.compile(
+    r"[A-Za-z]{0,4}[IV]{1,3}|[A-Za-z]{0,4}[ _-]?\d{1,2}|"
+    r"(?i:resp|abp|art|cvp|pleth|ppg|emg|eeg|eog|ecg|ekg|spo2)"
+)
 
 
 def lead_name(spelled: str) -> str | None:
