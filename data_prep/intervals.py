@@ -3,8 +3,9 @@
 Amplitudes count from the beat's PQ level, the mean of the 16 ms before QRS onset; ST is 60 ms after
 the J point; a beat's global onset is the second earliest over the leads and its global offset the
 second latest, so that no stray lead sets an interval (with fewer than three
-leads that have the mark: earliest and latest). Intervals and axis of the record, its regularity and
-its voltage indices are those of its own beats: ectopic ones are left out; the rate counts all.
+leads that have the mark: earliest and latest). Intervals of the record are medians over all of its
+beats, and the rate counts all; its axis, regularity and voltage indices are those of its own beats:
+ectopic ones are left out.
 
 Axes: L leads, T samples, N beats, W samples of a QRS.
 """
@@ -242,7 +243,7 @@ def _summary(
     own = qrs[1:][usual[qrs[1:]] & usual[qrs[:-1]]]
     own_rr = rr_ms[own][np.isfinite(rr_ms[own])]
     rr = own_rr if len(own_rr) > 1 else rr
-    onset_ms, offset_ms = onset_ms[:, usual], offset_ms[:, usual]
+    onset_ms, offset_ms = onset_ms[:, qrs], offset_ms[:, qrs]
     qt_ms = _median(offset_ms[2] - onset_ms[1])
     return {
         "n_beats": len(qrs),

@@ -26,7 +26,7 @@ def spiked(record: Record, at: np.ndarray, mv: float = 0.8) -> Record:
     return dataclasses.replace(record, signal_mv=signal)
 
 
-def test_ectopic_beats_are_marked_and_left_out() -> None:
+def test_ectopic_beats_are_marked_and_set_nothing() -> None:
     clean = measure_waves(*ecg()).summary
     m = measure_waves(*ecg(early=(3, 7)))
     assert np.flatnonzero(m.ectopic == 1).tolist() == [3, 7]
