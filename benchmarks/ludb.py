@@ -1,6 +1,6 @@
 """Accuracy of the delineation on cardiologists' marks, cross-validated, beside neurokit2.
 
-    python -m benchmarks.ludb LUDB_DATA_DIR [--weights DIR]
+    python -m benchmarks.ludb --ludb LUDB_DATA_DIR [--weights DIR]
 
 Each record is measured with weights that were trained without its fold (experiments/ludb_folds.json
 says which); missing weights are trained into DIR first, some minutes a fold. neurokit2 was not
@@ -29,7 +29,7 @@ from data_prep.progress import track
 from data_prep.records import Record, find, read
 from data_prep.waves import Waves, in_order
 from experiments import delineator
-from experiments.delineator_lessons import folds
+from experiments.delineator_lessons import folds, p_unmarked
 
 GLOBALS = {"heart_rate_bpm": "bpm", "pr_ms": "ms", "qrs_ms": "ms", "qt_ms": "ms"}
 PEERS = ("dwt", "cwt", "prominence")
@@ -47,7 +47,7 @@ def main(
     """
     records = {path.name: read(path) for path in find([ludb])}
     marked = {name: read_marks(ludb / name) for name in records}
-    unmarked = [name for name in records if _p_unmarked(ludb / name, marked[name])]
+    unmarked = [name for name in records if p_unmarked(ludb / name, marked[name])]
     found = _cross_validated(ludb, weights, records)
     print("method               wave  marks    Se     PPV   onset ms      offset ms    no bound %")
     _print("gem_jax, unseen fold", score(found, marked, unmarked))
@@ -71,11 +71,6 @@ def _cross_validated(ludb: Path, folder: Path, records: Mapping[str, Record]) ->
             samples = delineate(record.signal_mv, record.sampling_rate_hz, params)
             found[name] = Waves(record.leads, record.sampling_rate_hz, in_order(samples))
     return found
-
-
-def _p_unmarked(path: Path, marks: Waves) -> bool:
-    paced = "pacing" in path.with_suffix(".hea").read_text().lower()
-    return paced and bool(np.isnan(marks.samples[..., 1]).all())
 
 
 def _peer(records: Mapping[str, Record], method: str):

@@ -29,6 +29,7 @@ from data_prep.conditioning import (
 from data_prep.marks import read_marks
 from data_prep.network import CLASSES
 from data_prep.records import BadInput, find, read
+from data_prep.waves import P_PEAK, Waves
 from experiments.made_ecgs import made_ecg
 
 FOLDS = Path(__file__).with_name("ludb_folds.json")
@@ -46,7 +47,7 @@ class Recording:
     Attributes:
         name: of the record.
         signal_mv: without wander.
-        waves: rows of lead, class, onset, offset in samples; NaN where a bound is not marked.
+        waves: rows of lead, class, onset, offset, peak in samples; NaN where a bound is not marked.
         marked_from: the first mark of each lead; earlier, nothing is known.
         marked_to: the last one.
         p_marked: False where the cardiologists left visible P waves unmarked (paced records).
@@ -54,7 +55,7 @@ class Recording:
 
     name: str
     signal_mv: Float[np.ndarray, "L T"]
-    waves: Float[np.ndarray, "M 4"]
+    waves: Float[np.ndarray, "M 5"]
     marked_from: Float[np.ndarray, " L"]
     marked_to: Float[np.ndarray, " L"]
     p_marked: bool
@@ -119,15 +120,20 @@ def recording(path: Path) -> Recording:
     at = bounds[lead, beat, wave]
     rows = np.column_stack([lead, wave + 1, at, peaks[lead, beat, wave]])
     known = np.concatenate([bounds.reshape(len(peaks), -1), peaks.reshape(len(peaks), -1)], axis=1)
-    paced = "pacing" in path.with_suffix(".hea").read_text().lower()
     return Recording(
         name=path.name,
         signal_mv=without_wander(bridged(signal)),
         waves=rows,
         marked_from=np.fmin.reduce(known, axis=1),
         marked_to=np.fmax.reduce(known, axis=1),
-        p_marked=not paced or bool((wave == 0).any()),
+        p_marked=not p_unmarked(path, marks),
     )
+
+
+def p_unmarked(path: Path, marks: Waves) -> bool:
+    """Returns whether the record is paced and has no P mark: visible P waves were left out."""
+    paced = "pacing" in path.with_suffix(".hea").read_text().lower()
+    return paced and bool(np.isnan(marks.samples[..., P_PEAK]).all())
 
 
 def batches(
