@@ -1,6 +1,7 @@
 """Leads made ready for the delineation network: without gaps or wander, at one rate, in frames.
 
-Axes: L leads, T samples, U samples at the working rate, F frames, V values of a frame.
+Axes: L leads, T samples, U samples at the working rate, F frames, V values of a frame,
+N centres of windows, W samples of a window.
 """
 
 from __future__ import annotations
@@ -20,6 +21,14 @@ CLIP = 15.0  # of a lead's heights: beyond lie spikes that are no ECG
 def samples_of(duration_ms: float) -> int:
     """Returns a duration in samples of the working rate."""
     return round(duration_ms * RATE_HZ / 1000)
+
+
+def windows(
+    x: Float[np.ndarray, "L U"], centres: Float[np.ndarray, " N"], first: int, last: int
+) -> Float[np.ndarray, "L N W"]:
+    """Returns samples `first` to `last` (exclusive) around each centre; edge samples repeat."""
+    at = np.rint(centres).astype(int)[:, None] + np.arange(first, last)
+    return x[:, np.clip(at, 0, x.shape[1] - 1)]
 
 
 def alive_leads(signal_mv: Float[np.ndarray, "L T"]) -> Bool[np.ndarray, " L"]:

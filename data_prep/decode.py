@@ -96,21 +96,25 @@ def find_beats(joint: Float[np.ndarray, "S K"]) -> list[Beat]:
     waves_p = _stretches(p, SHAPES["p"], SURE)
     edges = [0, *(edge for stretch in complexes for edge in stretch), len(joint)]
     gaps = list(zip(edges[::2], edges[1::2], strict=True))  # before, between and after the QRS
-    in_gap = [[one for one in waves_p if low <= sum(one) / 2 < high] for low, high in gaps]
+    in_gap = _by_gap(waves_p, gaps)
     if len(waves_p) < P_SHARE * len(complexes):
         in_gap = [[] for _ in gaps]
     elif sum(map(bool, in_gap[:-1])) > len(complexes) / 2:
         in_gap = [some or _doubtful(p, gap, "p") for some, gap in zip(in_gap, gaps, strict=True)]
+    after_qrs = _by_gap(_stretches(t, SHAPES["t"], SURE), gaps[1:])
     beats: list[Beat] = []
     for k, complex_ in enumerate(complexes):
         own = in_gap[k][-1:] if in_gap[k] and _leads_to(in_gap[k][-1], complex_) else []
         beats += [(one, None, None) for one in in_gap[k][: len(in_gap[k]) - len(own)]]
-        after = gaps[k + 1]
-        waves_t = [o for o in _stretches(t, SHAPES["t"], SURE) if after[0] <= sum(o) / 2 < after[1]]
-        waves_t = waves_t or _doubtful(t, after, "t")
+        waves_t = after_qrs[k] or _doubtful(t, gaps[k + 1], "t")
         largest = max(waves_t, key=lambda one: t[slice(*one)].sum(), default=None)
         beats.append((own[0] if own else None, complex_, largest))
     return beats + [(one, None, None) for one in in_gap[-1]]
+
+
+def _by_gap(waves: Sequence[Stretch], gaps: Sequence[Stretch]) -> list[list[Stretch]]:
+    """Returns for each gap between QRS the waves whose middle lies in it."""
+    return [[one for one in waves if low <= sum(one) / 2 < high] for low, high in gaps]
 
 
 def _leads_to(p: Stretch, qrs: Stretch) -> bool:

@@ -23,7 +23,7 @@ from data_prep.decode import decode
 from data_prep.edges import level_edges
 from data_prep.jumps import onset_at_jump
 from data_prep.likeness import ALIKE, likeness
-from data_prep.peaks import qrs_peak, wave_peak
+from data_prep.peaks import qrs_peak, smoothed, wave_peak
 
 EDGE_MS = 4.0  # a wave whose bound is nearer to the record's end goes on beyond it
 SHARP_HZ = 200.0  # at lower rates a trace rings beside QRS, by the filter before its sampling
@@ -85,10 +85,11 @@ def _with_peaks(
     margin = EDGE_MS * rate_hz / 1000
     cut = np.stack([bounds[..., 0] < margin, bounds[..., 1] > last - margin], axis=-1)
     p, qrs, t = np.moveaxis(np.clip(bounds, 0, last), 2, 0)
+    smooth = smoothed(whole, rate_hz)
     peaks = (
-        wave_peak(signal_mv, whole, p, rate_hz, "p"),
+        wave_peak(signal_mv, smooth, p, rate_hz, "p"),
         qrs_peak(signal_mv, qrs, rate_hz),
-        wave_peak(signal_mv, whole, t, rate_hz, "t"),
+        wave_peak(signal_mv, smooth, t, rate_hz, "t"),
     )
     bounds = np.where(cut, np.nan, bounds)
     marks = np.stack([bounds[..., 0], np.stack(peaks, axis=-1), bounds[..., 1]], axis=-1)

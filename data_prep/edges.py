@@ -15,7 +15,7 @@ import warnings
 import numpy as np
 from jaxtyping import Bool, Float
 
-from data_prep.conditioning import samples_of
+from data_prep.conditioning import samples_of, windows
 
 BEFORE_MS, AFTER_MS = 440, 760  # of a beat's middle that are averaged
 BESIDE_MS, GAP_MS, INTO_MS = 24, 6, 44  # looked at outside of a bound, left free there, and inside
@@ -66,11 +66,10 @@ def level_edges(
 
 def _average(x: Float[np.ndarray, "L U"], middle: Float[np.ndarray, " N"]) -> np.ndarray:
     """Returns the mean beat of each lead, L x W."""
-    at = np.rint(middle)[:, None].astype(int) + np.arange(
-        -samples_of(BEFORE_MS), samples_of(AFTER_MS)
-    )
+    first, last = -samples_of(BEFORE_MS), samples_of(AFTER_MS)
+    at = np.rint(middle)[:, None] + np.arange(first, last)
     there = (at >= 0) & (at < x.shape[1])
-    window = np.where(there, x[:, np.clip(at, 0, x.shape[1] - 1)], 0.0)
+    window = np.where(there, windows(x, middle, first, last), 0.0)
     return window.sum(axis=1) / np.where(there.any(axis=0), there.sum(axis=0), np.nan)
 
 

@@ -13,9 +13,10 @@ import warnings
 import numpy as np
 from jaxtyping import Float
 
-from data_prep.conditioning import samples_of
+from data_prep.conditioning import samples_of, windows
 
 BEFORE_MS, AFTER_MS = 10.0, 32.0  # of the joint onset: where a jump is looked for
+LONGEST_MS = 200.0  # of a QRS that is looked at
 SHARE, LEAST_MV = 0.22, 0.05  # of a lead's QRS that is a jump, and the least that is one
 LEADS_SHARE = 0.3  # of the leads that jump at once
 BEATS_SHARE = 0.5  # of the record's QRS: one that jumps is an artefact
@@ -34,10 +35,12 @@ def onset_at_jump(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # of a beat that is a P alone
         first, last = (np.nan_to_num(np.nanmedian(qrs[..., i], axis=0)) for i in (0, 1))
-    inside = _values(x, first, samples_of(200.0), last)
-    height = np.nanmax(inside, axis=-1) - np.nanmin(inside, axis=-1)
+    length = samples_of(LONGEST_MS)
+    inside = np.rint(first)[:, None] + np.arange(length) <= np.maximum(last, first)[:, None]
+    qrs_mv = np.where(inside, windows(x, first, 0, length), np.nan)
+    height = np.nanmax(qrs_mv, axis=-1) - np.nanmin(qrs_mv, axis=-1)
     start = first - samples_of(BEFORE_MS)
-    steps = np.abs(np.diff(_values(x, start, samples_of(BEFORE_MS + AFTER_MS) + 1, start + np.inf)))
+    steps = np.abs(np.diff(windows(x, start, 0, samples_of(BEFORE_MS + AFTER_MS) + 1)))
     jumps = (steps > SHARE * height[..., None]) & (steps > LEAST_MV)
     together = jumps.mean(axis=0) >= LEADS_SHARE
     at = np.rint(start) + together.argmax(axis=-1)
@@ -48,15 +51,3 @@ def onset_at_jump(
     moved[:, :, 1, 0] = np.where(jumping, np.fmax(qrs[..., 0], at), qrs[..., 0])
     moved[np.isnan(bounds)] = np.nan
     return moved
-
-
-def _values(
-    x: Float[np.ndarray, "L U"],
-    first: Float[np.ndarray, " N"],
-    width: int,
-    last: Float[np.ndarray, " N"],
-) -> Float[np.ndarray, "L N W"]:
-    """Returns the samples from each `first` on, NaN after `last`."""
-    at = np.rint(first)[:, None].astype(int) + np.arange(width)
-    values = x[:, np.clip(at, 0, x.shape[1] - 1)]
-    return np.where(at <= np.maximum(last, first)[:, None], values, np.nan)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float
 
-from data_prep.conditioning import samples_of
+from data_prep.conditioning import samples_of, windows
 
 REACH_MS = 80.0
 ALIKE = 0.7  # real records have 0.8 and more, ectopic beats among them; noise mostly less
@@ -26,8 +26,7 @@ def likeness(x: Float[np.ndarray, "L T"], middle: Float[np.ndarray, " N"]) -> fl
     if len(middle) < 2:
         return 1.0
     reach = samples_of(REACH_MS)
-    at = np.rint(middle).astype(int)[:, None] + np.arange(-reach, reach + 1)
-    window = x[:, np.clip(at, 0, x.shape[1] - 1)]
+    window = windows(x, middle, -reach, reach + 1)
     window = window - window.mean(axis=-1, keepdims=True)
     window /= np.sqrt((window**2).mean(axis=(1, 2), keepdims=True)) + 1e-12
     others = window.sum(axis=1, keepdims=True) - window

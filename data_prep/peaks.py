@@ -9,7 +9,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy import ndimage
 
-PQ_MS = 16.0  # before QRS onset: the level that deflections are measured against
+from data_prep.intervals import PQ_MS
+
 SMOOTH_MS = 24.0
 SPIKE_MS, SPIKY = 4.0, 1.7  # a pacemaker spike: half its width, and how far it stands out
 # How far the raw extremum of P and T may lie from the smooth one.
@@ -46,9 +47,14 @@ def _without_spikes(height: Float[np.ndarray, "K W"], reach: int) -> Float[np.nd
     return np.median(around, axis=-1)
 
 
+def smoothed(whole: Float[np.ndarray, "L T"], rate_hz: float) -> Float[np.ndarray, "L T"]:
+    """Returns the leads, which have no gaps, as means over SMOOTH_MS: for `wave_peak`."""
+    return ndimage.uniform_filter1d(whole, max(1, round(SMOOTH_MS * rate_hz / 1000)), axis=1)
+
+
 def wave_peak(
     signal: Float[np.ndarray, "L T"],
-    whole: Float[np.ndarray, "L T"],
+    smooth: Float[np.ndarray, "L T"],
     bounds: Float[np.ndarray, "L N 2"],
     rate_hz: float,
     wave: str,
@@ -60,18 +66,17 @@ def wave_peak(
 
     Args:
         signal: NaN where a sample is missing.
-        whole: the same with gaps bridged.
+        smooth: the same with gaps bridged, `smoothed`.
         bounds: onset and offset, whole samples.
         rate_hz: of the signal.
         wave: "p" or "t".
     """
-    width = max(1, round(SMOOTH_MS * rate_hz / 1000))
-    smooth, inside = _window(ndimage.uniform_filter1d(whole, width, axis=1), bounds)
+    course, inside = _window(smooth, bounds)
     first = _first(bounds)
-    time = np.arange(smooth.shape[-1])
+    time = np.arange(course.shape[-1])
     length = np.maximum(np.nan_to_num(bounds[..., 1]) - first, 1.0)[..., None]
-    chord = np.take_along_axis(smooth, np.stack([0 * first, length[..., 0].astype(int)], -1), -1)
-    above = smooth - chord[..., :1] - np.diff(chord) * time / length
+    chord = np.take_along_axis(course, np.stack([0 * first, length[..., 0].astype(int)], -1), -1)
+    above = course - chord[..., :1] - np.diff(chord) * time / length
     near = np.where(inside, np.abs(above), -1.0).argmax(axis=-1)[..., None]
     sign = np.where(np.take_along_axis(above, near, axis=-1) < 0, -1.0, 1.0)
     raw, _ = _window(signal, bounds)

@@ -17,7 +17,7 @@ from data_prep.decode import decode, find_beats
 from data_prep.delineate import delineate
 from data_prep.jumps import onset_at_jump
 from data_prep.likeness import ALIKE, likeness
-from data_prep.peaks import qrs_peak, wave_peak
+from data_prep.peaks import qrs_peak, smoothed, wave_peak
 from experiments.delineator import Delineator, save
 from experiments.made_ecgs import made_ecg
 from synthetic import ecg
@@ -174,12 +174,12 @@ def test_peaks_lie_on_the_raw_extremum() -> None:
     signal = np.stack([bell, -bell])
     signal[0, 104] = 1.5  # within reach of the smooth peak
     bounds = np.broadcast_to([60.0, 140.0], (2, 1, 2))
-    found = wave_peak(signal, signal, bounds, 500.0, "t")
+    found = wave_peak(signal, smoothed(signal, 500.0), bounds, 500.0, "t")
     assert found.tolist() == [[104.0], [100.0]]
     assert qrs_peak(signal, bounds, 500.0).tolist() == [[104.0], [100.0]]
     gap = signal.copy()
     gap[0, 90] = np.nan
-    found = wave_peak(gap, signal, bounds, 500.0, "p")
+    found = wave_peak(gap, smoothed(signal, 500.0), bounds, 500.0, "p")
     assert np.isnan(found[0, 0])
     assert found[1, 0] == 100.0
 
