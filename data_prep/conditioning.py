@@ -15,6 +15,9 @@ FRAME_STEP = 8  # samples from one frame to the next: 16 ms
 FRAME_LENGTH = 32  # samples that a frame sees
 MOMENT = 2  # samples that are of one class: 4 ms
 WANDER_HZ = 0.4
+# Above it a record of 100 Hz holds nothing: so the same ECG is seen alike at every rate.
+HIGHEST_HZ, ROLL_OFF = 45.0, 0.6
+OUTERMOST = (0.005, 0.995)  # of a lead's values: beyond lie artefacts
 CLIP = 15.0  # of a lead's heights: beyond lie spikes that are no ECG
 
 
@@ -34,10 +37,10 @@ def windows(
 def alive_leads(signal_mv: Float[np.ndarray, "L T"]) -> Bool[np.ndarray, " L"]:
     """Returns which leads carry a signal: at least half of it is there, and it is not constant."""
     present = np.isfinite(signal_mv)
-    spread = np.zeros(len(signal_mv))
-    for i, (row, there) in enumerate(zip(signal_mv, present, strict=True)):
-        if there.mean() >= 0.5:
-            spread[i] = np.subtract(*np.percentile(row[there][::4], [99.5, 0.5]))
+    some = np.sort(np.where(present, signal_mv, np.nan)[:, ::4], axis=1)  # NaN last
+    last = np.isfinite(some).sum(axis=1, keepdims=True) - 1
+    ends = [np.take_along_axis(some, np.rint(q * last).astype(int), axis=1) for q in OUTERMOST]
+    spread = np.where(present.mean(axis=1) >= 0.5, (ends[1] - ends[0])[:, 0], 0.0)
     return spread > max(1e-3 * float(spread.max()), 1e-9)
 
 
@@ -65,19 +68,31 @@ def at_working_rate(
     return np.stack([ndimage.map_coordinates(row, at, order=3, mode="nearest") for row in x])
 
 
-def without_wander(x: Float[np.ndarray, "L U"]) -> Float[np.ndarray, "L U"]:
-    """Returns the leads above WANDER_HZ (Butterworth, order 2, both ways), mirrored at their ends.
+def between(
+    x: Float[np.ndarray, "L U"], lowest_hz: float = WANDER_HZ, highest_hz: float = HIGHEST_HZ
+) -> Float[np.ndarray, "L U"]:
+    """Returns the leads without what is slower (Butterworth, order 2, both ways) or faster (half a
+    cosine, from ROLL_OFF of it on), mirrored at their ends.
 
     By its response in frequency: scipy.signal would take longer to import than a record to measure.
+
+    Args:
+        x: at the working rate.
+        lowest_hz: where a quarter of the power passes; 0 keeps all.
+        highest_hz: where nothing passes any more; infinite keeps all.
     """
     beyond = min(2 * RATE_HZ, x.shape[1] - 1)
-    mirrored = np.pad(x, ((0, 0), (beyond, beyond)), mode="reflect")
-    count = mirrored.shape[1]
-    warped = np.tan(np.pi * np.fft.rfftfreq(count, 1.0 / RATE_HZ)[1:] / RATE_HZ)
-    gain = np.zeros(len(warped) + 1)
-    gain[1:] = 1.0 / (1.0 + (np.tan(np.pi * WANDER_HZ / RATE_HZ) / warped) ** 4)
-    steady = np.fft.irfft(np.fft.rfft(mirrored, axis=1) * gain, count, axis=1)
-    return steady[:, beyond : beyond + x.shape[1]]
+    count = x.shape[1] + 2 * beyond
+    hz = np.fft.rfftfreq(count, 1.0 / RATE_HZ)
+    warped = np.tan(np.pi * np.maximum(hz, 1e-9) / RATE_HZ)
+    slow = 1.0 / (1.0 + (np.tan(np.pi * lowest_hz / RATE_HZ) / warped) ** 4)
+    into = (hz / highest_hz - ROLL_OFF) / (1.0 - ROLL_OFF)
+    gain = slow * (0.5 + 0.5 * np.cos(np.pi * np.clip(into, 0.0, 1.0)))
+    kept = np.empty(x.shape)
+    for row, out in zip(x, kept, strict=True):  # one at a time: a day of twelve is large
+        mirrored = np.concatenate([row[beyond:0:-1], row, row[-2 : -beyond - 2 : -1]])
+        out[:] = np.fft.irfft(np.fft.rfft(mirrored) * gain, count)[beyond : count - beyond]
+    return kept
 
 
 def frames(x: Float[np.ndarray, "L U"]) -> Float[np.ndarray, "L F V"]:
@@ -87,7 +102,7 @@ def frames(x: Float[np.ndarray, "L U"]) -> Float[np.ndarray, "L F V"]:
     network knows a faint lead. Frame f is centred on samples 8 f to 8 f + 7.
 
     Args:
-        x: without wander, a multiple of FRAME_STEP long.
+        x: of `between`, a multiple of FRAME_STEP long.
     """
     own = heights(x)
     common = np.sqrt(np.mean(own**2)) + 1e-9

@@ -11,6 +11,7 @@ Axes: L leads, S moments (MOMENT samples each), N beats, M moments of a window.
 from __future__ import annotations
 
 import warnings
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -25,8 +26,7 @@ WAVES = ("p", "qrs", "t")
 SURE, DOUBTFUL = 0.5, 0.2  # of a wave in all leads
 LONGEST_PR_MS = 400.0
 LONGEST_RR_MS = 4000.0  # on average; what is rarer is noise that looks like QRS
-ALIKE_MS = 60.0  # P waves that differ by more are of other kinds
-P_SHARE = 0.4  # fewer P than this share of the beats are chance: fibrillation has none
+P_SHARE = 0.45  # fewer P than this share of the beats are chance: fibrillation has none
 
 Stretch = tuple[int, int]  # first moment of a wave, and the one after its last
 
@@ -45,18 +45,20 @@ class Shape:
         shortest: So much probability a wave has at least.
         reach: How far a lead's bounds may lie from the joint ones.
         absent: A lead in which no moment of it is likelier does not show it.
+        alike: Bounds that lie farther from where they usually do are of another kind of beat.
     """
 
     joined: int
     shortest: int
     reach: int
     absent: float
+    alike: int
 
 
 SHAPES = {
-    "p": Shape(moments(20), moments(28), moments(80), 0.15),
-    "qrs": Shape(moments(32), moments(24), moments(60), 0.15),
-    "t": Shape(moments(60), moments(40), moments(120), 0.3),
+    "p": Shape(moments(20), moments(28), moments(80), 0.15, moments(60)),
+    "qrs": Shape(moments(32), moments(24), moments(60), 0.15, moments(20)),
+    "t": Shape(moments(60), moments(40), moments(120), 0.6, moments(60)),
 }
 
 
@@ -72,12 +74,12 @@ def decode(
     beats = find_beats(joint)
     bounds = np.full((len(lead), len(beats), len(WAVES), 2), np.nan)
     for w, wave in enumerate(WAVES):
-        having = [(k, one) for k, beat in enumerate(beats) if (one := beat[w]) is not None]
-        windows = _windows([one for _, one in having], len(joint))
-        own = lead[..., CLASSES.index(wave)]
-        for (k, one), within in zip(having, windows, strict=True):
-            bounds[:, k, w] = _bounds(own, one, within, SHAPES[wave])
-    bounds[:, :, WAVES.index("p")] = _alike(bounds[:, :, WAVES.index("p")])
+        having = [k for k, beat in enumerate(beats) if beat[w] is not None]
+        if having:
+            stretches = [beat[w] for beat in beats if beat[w] is not None]
+            own = lead[..., CLASSES.index(wave)]
+            found = _bounds(own, stretches, SHAPES[wave])
+            bounds[:, having, w] = _alike(found, SHAPES[wave].alike)
     return _apart(bounds * MOMENT - 0.5)
 
 
@@ -114,7 +116,13 @@ def find_beats(joint: Float[np.ndarray, "S K"]) -> list[Beat]:
 
 def _by_gap(waves: Sequence[Stretch], gaps: Sequence[Stretch]) -> list[list[Stretch]]:
     """Returns for each gap between QRS the waves whose middle lies in it."""
-    return [[one for one in waves if low <= sum(one) / 2 < high] for low, high in gaps]
+    within: list[list[Stretch]] = [[] for _ in gaps]
+    begins = [low for low, _ in gaps]
+    for one in waves:
+        gap = bisect_right(begins, sum(one) / 2) - 1
+        if gap >= 0 and sum(one) / 2 < gaps[gap][1]:
+            within[gap].append(one)
+    return within
 
 
 def _leads_to(p: Stretch, qrs: Stretch) -> bool:
@@ -151,36 +159,35 @@ def _windows(found: Sequence[Stretch], num_moments: int) -> list[Stretch]:
 
 
 def _bounds(
-    own: Float[np.ndarray, "L S"], joint: Stretch, within: Stretch, shape: Shape
-) -> Float[np.ndarray, "L 2"]:
-    """Returns the edges of one wave in each lead, in moments; NaN where the lead shows none."""
-    low = max(min(within[0], joint[0]), joint[0] - shape.reach)
-    high = min(max(within[1], joint[1]), joint[1] + shape.reach)
-    window = own[:, low:high]
-    top = window.max(axis=1, keepdims=True)
+    own: Float[np.ndarray, "L S"], joint: Sequence[Stretch], shape: Shape
+) -> Float[np.ndarray, "L N 2"]:
+    """Returns the edges of each wave in each lead, in moments; NaN where the lead shows none."""
+    within, stretch = np.array(_windows(joint, own.shape[1])), np.array(joint)
+    low = np.maximum(np.minimum(within, stretch)[:, 0], stretch[:, 0] - shape.reach)
+    high = np.minimum(np.maximum(within, stretch)[:, 1], stretch[:, 1] + shape.reach)
+    time = np.arange(int((high - low).max()))
+    at = low[:, None] + time
+    window = np.where(at < high[:, None], own[:, np.minimum(at, own.shape[1] - 1)], 0.0)
+    top = window.max(axis=-1, keepdims=True)
     likely = window / np.maximum(top, 1e-9)
-    time, peak = np.arange(high - low), likely.argmax(axis=1)[:, None]
-    begun = np.minimum.accumulate(np.where(time > peak, 1.0, likely)[:, ::-1], axis=1)
-    going = np.minimum.accumulate(np.where(time < peak, 1.0, likely), axis=1)
-    edges = np.stack([high - begun.sum(axis=1), low + going.sum(axis=1)], axis=1)
+    peak = likely.argmax(axis=-1)[..., None]
+    begun = np.minimum.accumulate(np.where(time > peak, 1.0, likely)[..., ::-1], axis=-1)
+    going = np.minimum.accumulate(np.where(time < peak, 1.0, likely), axis=-1)
+    edges = np.stack([low + len(time) - begun.sum(axis=-1), low + going.sum(axis=-1)], axis=-1)
     return np.where(top > shape.absent, edges, np.nan)
 
 
-def _alike(bounds: Float[np.ndarray, "L N 2"]) -> Float[np.ndarray, "L N 2"]:
+def _alike(bounds: Float[np.ndarray, "L N 2"], limit: int) -> Float[np.ndarray, "L N 2"]:
     """Returns bounds moved halfway to where they usually lie in their lead, seen from the middle
-    of the wave in all leads: P looks alike from beat to beat, and is faint.
+    of the wave in all leads: a wave looks alike from beat to beat.
     """
-    known = np.isfinite(bounds).any(axis=(0, 2))
-    if known.sum() < 3:
+    if bounds.shape[1] < 3:
         return bounds
-    bounds = bounds.copy()
-    some = bounds[:, known]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # of a lead without the wave
-        middle = np.nanmean(some, axis=(0, 2))[:, None]
-        apart = some - middle - np.nanmedian(some - middle, axis=1, keepdims=True)
-    bounds[:, known] = some - np.where(np.abs(apart) <= moments(ALIKE_MS), apart / 2, 0.0)
-    return bounds
+        middle = np.nanmean(bounds, axis=(0, 2))[:, None]
+        apart = bounds - middle - np.nanmedian(bounds - middle, axis=1, keepdims=True)
+    return bounds - np.where(np.abs(apart) <= limit, apart / 2, 0.0)
 
 
 def _apart(bounds: Float[np.ndarray, "L N 3 2"]) -> Float[np.ndarray, "L N 3 2"]:

@@ -15,9 +15,9 @@ from data_prep.conditioning import (
     RATE_HZ,
     alive_leads,
     at_working_rate,
+    between,
     bridged,
     frames,
-    without_wander,
 )
 from data_prep.decode import decode
 from data_prep.edges import level_edges
@@ -49,7 +49,7 @@ def delineate(
         return np.empty((num_leads, 0, 9))
     whole = bridged(signal_mv[alive])
     x = at_working_rate(whole, sampling_rate_hz)
-    steady = without_wander(x)
+    steady = between(x)
     found = network.probabilities(params or network.weights(), frames(_padded(steady)))
     bounds = decode(*found)
     # Hum and muscle noise are not alike from beat to beat; what is slower tells.

@@ -20,6 +20,7 @@ from jaxtyping import Float
 WEIGHTS = Path(__file__).with_name("delineator.npz")
 CLASSES = ("none", "p", "qrs", "t")
 TOGETHER = 6  # leads at a time: what fits the cache
+PIECE, BESIDE = 4096, 128  # frames at a time, and those beside them that the network looks at
 JOINT_DEPTH, LEAD_DEPTH = 4, 3  # resolutions of the U-Net of all leads, and of each lead's
 Params = Mapping[str, np.ndarray]
 Array = np.ndarray
@@ -37,10 +38,29 @@ def probabilities(
 ) -> tuple[Float[np.ndarray, "L S K"], Float[np.ndarray, "S K"]]:
     """Returns the probability of each class in each lead, and in the record as a whole.
 
+    Long records go in pieces, with so much beside them that the result is the same.
+
     Args:
         params: of `weights`.
         frames: of `conditioning.frames`; T is a multiple of 2 ** (JOINT_DEPTH - 1).
     """
+    count = frames.shape[1]
+    if count <= PIECE + 2 * BESIDE:
+        return _piece(params, frames)
+    own, joint = [], []
+    for first in range(0, count, PIECE):
+        begin, last = max(first - BESIDE, 0), min(first + PIECE, count)
+        of_leads, of_all = _piece(params, frames[:, begin : last + BESIDE])
+        step = len(of_all) // (min(last + BESIDE, count) - begin)
+        inside = slice((first - begin) * step, (last - begin) * step)
+        own.append(of_leads[:, inside])
+        joint.append(of_all[inside])
+    return np.concatenate(own, axis=1), np.concatenate(joint)
+
+
+def _piece(
+    params: Params, frames: Float[np.ndarray, "L T F"]
+) -> tuple[Float[np.ndarray, "L S K"], Float[np.ndarray, "S K"]]:
     lead = _dense(params, "lead_stem", frames)
     for i in range(2):
         lead = _block(params, f"lead_block_{i}", lead)

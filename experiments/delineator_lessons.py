@@ -21,10 +21,11 @@ from scipy import ndimage
 from data_prep.conditioning import (
     MOMENT,
     RATE_HZ,
+    WANDER_HZ,
     at_working_rate,
+    between,
     bridged,
     frames,
-    without_wander,
 )
 from data_prep.marks import read_marks
 from data_prep.network import CLASSES
@@ -122,12 +123,16 @@ def recording(path: Path) -> Recording:
     known = np.concatenate([bounds.reshape(len(peaks), -1), peaks.reshape(len(peaks), -1)], axis=1)
     return Recording(
         name=path.name,
-        signal_mv=without_wander(bridged(signal)),
+        signal_mv=_without_wander(bridged(signal)),
         waves=rows,
         marked_from=np.fmin.reduce(known, axis=1),
         marked_to=np.fmax.reduce(known, axis=1),
         p_marked=not p_unmarked(path, marks),
     )
+
+
+def _without_wander(x: Float[np.ndarray, "L T"]) -> Float[np.ndarray, "L T"]:
+    return between(x, WANDER_HZ, math.inf)
 
 
 def p_unmarked(path: Path, marks: Waves) -> bool:
@@ -220,7 +225,7 @@ def _made(rng: np.random.Generator) -> Scene:
     at = made.bounds[beat, wave]
     classes, marked = _known(np.column_stack([0 * wave, wave + 1, at, at.mean(axis=1)]))
     every = [0] * NUM_LEADS  # the waves of the first lead are those of all
-    return Scene(without_wander(made.signal_mv), classes[every], marked[every])
+    return Scene(_without_wander(made.signal_mv), classes[every], marked[every])
 
 
 def _nothing(rng: np.random.Generator) -> Scene:
@@ -233,7 +238,7 @@ def _noise(rng: np.random.Generator, leads: int) -> Float[np.ndarray, "L T"]:
     noise = rng.standard_normal((leads, NUM_SAMPLES))
     kind = rng.random()
     if kind < 0.35:
-        noise = without_wander(np.cumsum(noise, axis=1))
+        noise = _without_wander(np.cumsum(noise, axis=1))
     elif kind < 0.65:
         hz = np.exp(rng.uniform(*np.log([0.5, 70.0])))
         turns = hz * np.arange(NUM_SAMPLES) / RATE_HZ + rng.random((leads, 1))
@@ -288,7 +293,7 @@ def _shown(rng: np.random.Generator, scene: Scene, leads: int) -> tuple[np.ndarr
     alive = np.ones(leads, bool)
     if rng.random() < 0.25:
         alive[rng.integers(1, leads) :] = False
-    shown = frames(scene.signal_mv[chosen[alive]])
+    shown = frames(between(scene.signal_mv[chosen[alive]], lowest_hz=0.0))
     seen = np.zeros((leads, *shown.shape[1:]), np.float32)
     seen[alive] = shown
     classes, marked = scene.classes[chosen], scene.marked[chosen] & alive[:, None]

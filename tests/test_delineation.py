@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_prep import network
-from data_prep.conditioning import MOMENT, RATE_HZ, bridged, frames, heights, without_wander
+from data_prep.conditioning import MOMENT, RATE_HZ, between, bridged, frames, heights
 from data_prep.decode import decode, find_beats
 from data_prep.delineate import delineate
 from data_prep.jumps import onset_at_jump
@@ -26,7 +26,7 @@ from synthetic import ecg
 def shown(num_leads: int, num_frames: int = 64, seed: int = 0) -> np.ndarray:
     """Returns frames of a made record."""
     made = made_ecg(np.random.default_rng(seed), num_frames * 8, RATE_HZ)
-    return frames(without_wander(made.signal_mv[:num_leads].astype(np.float64)))
+    return frames(between(made.signal_mv[:num_leads].astype(np.float64)))
 
 
 @pytest.mark.parametrize("num_leads", [1, 3, 12])
@@ -156,7 +156,7 @@ def test_bounds_of_any_probabilities_keep_their_order(seed: int, num_leads: int)
 
 
 def test_heights_pass_over_a_second_with_an_artefact() -> None:
-    x = without_wander(ecg()[0].signal_mv.astype(np.float64))
+    x = between(ecg()[0].signal_mv.astype(np.float64))
     spiked = x.copy()
     spiked[:, 2000:2010] += 30.0
     assert heights(spiked) == pytest.approx(heights(x), rel=0.05)
