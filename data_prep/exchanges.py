@@ -49,17 +49,24 @@ NONE = Exchange("none", "", tuple(range(len(LEADS))), (1.0,) * len(LEADS))
 
 @cache
 def limb_exchanges() -> tuple[Exchange, ...]:
-    """Returns the ways to put three electrodes on the wrong limb."""
+    """Returns the ways to put three electrodes on the wrong limb, and all limb leads inverted."""
     chest = LEADS[NUM_LIMB:]
-    return tuple(
+    moved = (
         _exchange(LIMB_KINDS.get(name, "round"), said, (*limb, *chest))
         for name, (limb, said) in LIMBS.items()
     )
+    return (*moved, _inverted("all limb leads inverted", LEADS[:NUM_LIMB]))
+
+
+@cache
+def all_inverted() -> Exchange:
+    """Returns the inversion of all twelve leads."""
+    return _inverted("all leads inverted", LEADS)
 
 
 @cache
 def chest_exchanges() -> tuple[Exchange, ...]:
-    """Returns two chest leads exchanged, three moved round, all six in reverse, one inverted."""
+    """Returns two chest leads exchanged, three moved, six in reverse, one or all inverted."""
     limb, chest = LEADS[:NUM_LIMB], LEADS[NUM_LIMB:]
     found = []
     for a, b in itertools.combinations(range(len(chest)), 2):
@@ -73,11 +80,12 @@ def chest_exchanges() -> tuple[Exchange, ...]:
         _exchange(kind, said, (*limb, *(chest[source.get(i, i)] for i in range(6))))
         for kind, said, source in found
     ]
-    inverted = [
-        _exchange("inverted", f"{lead} inverted", tuple("-" + v if v == lead else v for v in LEADS))
-        for lead in chest
-    ]
-    return (*moved, *inverted)
+    inverted = [_inverted(f"{lead} inverted", (lead,), "inverted") for lead in chest]
+    return (*moved, *inverted, _inverted("all chest leads inverted", chest))
+
+
+def _inverted(said: str, leads: tuple[str, ...], kind: str = "all inverted") -> Exchange:
+    return _exchange(kind, said, tuple("-" + lead if lead in leads else lead for lead in LEADS))
 
 
 def _exchange(kind: str, said: str, order: tuple[str, ...]) -> Exchange:

@@ -117,9 +117,19 @@ def _wave(signal: Float[np.ndarray, "M T"], first: float, last: float) -> np.nda
     return signal[:, int(first) : int(last) + 1]
 
 
-def scores(shapes: Shapes, exchanges: Sequence[Exchange]) -> Float[np.ndarray, " K"]:
-    """Returns the score of the leads as each exchange corrects them: more is likelier."""
-    return features(shapes, exchanges) @ _weights()
+def scores(
+    shapes: Shapes,
+    exchanges: Sequence[Exchange],
+    weights: Float[np.ndarray, " F"] | None = None,
+) -> Float[np.ndarray, " K"]:
+    """Returns the score of the leads as each exchange corrects them: more is likelier.
+
+    Args:
+        shapes: of the leads as stored.
+        exchanges: the corrections.
+        weights: other ones than those of lead_shapes.npz.
+    """
+    return features(shapes, exchanges) @ (_weights() if weights is None else weights)
 
 
 @cache

@@ -2,7 +2,7 @@
 
 Every limb lead is a fixed sum of I and II (Einthoven, Goldberger), so n of them lie in a plane;
 what of their covariance lies outside it tells false names, signs or gains.
-Axes: n stored limb leads, T samples, K orders, G patterns of signs.
+Axes: n stored limb leads, L stored leads, K orders or pairs of leads, G patterns of signs.
 """
 
 from __future__ import annotations
@@ -63,6 +63,37 @@ def _orders(count: int) -> Int[np.ndarray, "K n"]:
 @cache
 def _signs(count: int) -> Float[np.ndarray, "G n"]:
     return np.array(list(itertools.product((1.0, -1.0), repeat=count)))
+
+
+def limb_rows(covariance: Float[np.ndarray, "L L"]) -> tuple[int, ...] | None:
+    """Returns which of L leads are I, II, III, aVR, aVL and aVF; None if no six of them are.
+
+    Every two leads are taken for I and II; the others are those nearest to what these make. One
+    order at most fulfils the relations, since none of their other orders is without inverted leads.
+    """
+    pairs = np.array(list(itertools.permutations(range(len(covariance)), 2)))
+    with_all = FROM_I_AND_II @ covariance[pairs]  # of the leads made: K, 6, L
+    of_pair = covariance[pairs[:, :, None], pairs[:, None, :]]
+    made = np.einsum("li,kij,lj->kl", FROM_I_AND_II, of_pair, FROM_I_AND_II)
+    apart = made[:, :, None] - 2 * with_all + np.diagonal(covariance)
+    rows = apart.argmin(axis=2)
+    share = apart.min(axis=2).sum(axis=1) / np.maximum(made.sum(axis=1), np.finfo(float).tiny)
+    share[(np.diff(np.sort(rows, axis=1)) == 0).any(axis=1)] = np.inf  # one lead in two places
+    best = rows[share.argmin()]
+    if np.isinf(share.min()) or outside(covariance[np.ix_(best, best)], LIMB) >= OUTSIDE_SHARE:
+        return None
+    return tuple(best.tolist())
+
+
+def stranger(covariance: Float[np.ndarray, "n n"], leads: tuple[str, ...]) -> str | None:
+    """Returns the one lead without which the others fulfil the relations, None without such."""
+    if len(leads) < 5:
+        return None  # three leads of a plane say too little of which does not belong
+    left = []
+    for lead in leads:
+        kept = [i for i, other in enumerate(leads) if other != lead]
+        left.append(outside(covariance[np.ix_(kept, kept)], tuple(leads[i] for i in kept)))
+    return leads[int(np.argmin(left))] if min(left) < OUTSIDE_SHARE else None
 
 
 def false_gains(

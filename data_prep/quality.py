@@ -38,7 +38,7 @@ def assess(record: Record, measured: Measurement) -> dict[str, Any]:
             lead: {"reasons": reasons[lead], "missing_samples": count}
             for lead, count in zip(record.leads, missing, strict=True)
         },
-        "lead_identity": lead_identity(record, measured.waves),
+        "lead_identity": lead_identity(record, measured.waves, measured.paced),
     }
 
 

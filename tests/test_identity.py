@@ -11,9 +11,25 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data_prep.exchanges import NONE, after, chest_exchanges, limb_exchanges, true_leads
-from data_prep.identity import lead_identity
-from data_prep.limb_relations import FROM_I_AND_II, LIMB, false_gains, outside, true_orders
+from data_prep.exchanges import (
+    NONE,
+    Exchange,
+    after,
+    all_inverted,
+    chest_exchanges,
+    limb_exchanges,
+    true_leads,
+)
+from data_prep.identity import lead_identity, of_own_beats
+from data_prep.limb_relations import (
+    FROM_I_AND_II,
+    LIMB,
+    false_gains,
+    limb_rows,
+    outside,
+    stranger,
+    true_orders,
+)
 from data_prep.records import LEADS, Record, read
 from data_prep.waves import Waves, find_waves, no_waves
 
@@ -101,6 +117,67 @@ def test_exchanged_and_inverted_chest_leads_are_named(said: str, least: float) -
     assert np.mean([told(record, waves, rows) for record, waves in samples()]) >= least
 
 
+@pytest.mark.parametrize(
+    "exchange", [all_inverted(), limb_exchanges()[-1], chest_exchanges()[-1]], ids=lambda e: e.said
+)
+def test_all_leads_inverted_is_named(exchange: Exchange) -> None:
+    rows = {lead: true for lead, true in true_leads(exchange).items() if lead != true}
+    assert all(told(record, waves, rows) for record, waves in samples())
+
+
+def test_every_limb_lead_exchanged_with_a_chest_lead_is_named() -> None:
+    """The untouched records are ok by the first test of this file."""
+    pairs = list(itertools.product(LIMB, LEADS[6:]))
+    seen = [
+        told(*one, {limb: chest, chest: limb})
+        for one, (limb, chest) in zip(itertools.cycle(samples()), pairs, strict=False)
+    ]
+    assert len(seen) == len(pairs)
+    assert all(seen)
+
+
+def test_of_twelve_leads_in_any_order_the_limb_leads_are_named() -> None:
+    rng = np.random.default_rng(0)
+    named = []
+    for record, waves in samples():
+        order = [LEADS[k] for k in rng.permutation(12)]
+        identity = lead_identity(holding(record, dict(zip(LEADS, order, strict=True))), waves)
+        assert identity["verdict"] == "suspect"
+        likely = identity["likely_order"]
+        assert [lead for lead in likely if lead in LIMB] == [lead for lead in order if lead in LIMB]
+        named.append(likely == order)
+    assert np.mean(named) > 0.5  # chest leads fulfil any order: shapes tell them
+
+
+def test_a_limb_lead_of_another_patient_is_none_of_the_twelve() -> None:
+    (record, waves), (other, _) = samples()[:2]
+    for lead in LIMB:
+        signal = record.signal_mv.copy()
+        signal[LEADS.index(lead)] = other.signal_mv[LEADS.index(lead)]
+        identity = lead_identity(dataclasses.replace(record, signal_mv=signal), waves)
+        assert identity["verdict"] == "suspect"
+        assert f"but for {lead}:" in identity["finding"]
+        assert identity["likely_order"] == [None if one == lead else one for one in LEADS]
+
+
+def test_shapes_of_paced_beats_are_not_judged() -> None:
+    record, waves = samples()[0]
+    swapped = holding(record, {"I": "-I", "II": "III", "III": "II", "aVR": "aVL", "aVL": "aVR"})
+    paced = np.zeros(waves.num_beats)
+    assert lead_identity(swapped, waves, paced)["verdict"] == "suspect"  # the control
+    paced[: waves.num_beats // 2 + 1] = 1.0
+    identity = lead_identity(swapped, waves, paced)
+    assert identity["verdict"] == "unknown"
+    assert "paced" in identity["finding"]
+    assert lead_identity(holding(record, {"I": "II", "II": "I"}), waves, paced)["verdict"] == (
+        "suspect"  # by the relations
+    )
+    paced[:] = [1.0] + [0.0] * (waves.num_beats - 1)
+    own = np.isfinite(of_own_beats(waves, paced).samples).any(axis=(0, 2))
+    assert not own[0]
+    assert own[1:].any()
+
+
 @pytest.mark.parametrize(("on_right_leg", "flat"), [("RA", "II"), ("LA", "III")])
 def test_an_arm_exchanged_with_the_right_leg_leaves_a_flat_lead(
     on_right_leg: str, flat: str
@@ -143,6 +220,29 @@ def test_relations_hold_for_twelve_signed_orders_only() -> None:
     assert outside(covariance, LIMB) < 1e-12
     swapped = covariance[np.ix_([1, 0, 2, 3, 4, 5], [1, 0, 2, 3, 4, 5])]
     assert outside(swapped, LIMB) > 0.02
+
+
+def test_limb_leads_are_found_among_other_leads_in_one_way_only() -> None:
+    heart = np.random.default_rng(0).normal(size=(8, 1000))  # I, II, and six chest leads
+    x = np.vstack([FROM_I_AND_II @ heart[:2], heart[2:]])
+    orders = true_orders(np.cov(x[:6]), LIMB)
+    assert [source for source, sign in orders if min(sign) > 0] == [tuple(range(6))]
+    order = np.random.default_rng(1).permutation(12)
+    rows = limb_rows(np.cov(x[order]))
+    assert rows is not None
+    assert order[list(rows)].tolist() == list(range(6))
+    assert limb_rows(np.cov(x[2:])) is None  # I and II are not there
+    assert limb_rows(np.cov(heart)) is None
+
+
+def test_a_stranger_among_limb_leads_is_found() -> None:
+    heart = np.random.default_rng(0).normal(size=(3, 1000))
+    x = FROM_I_AND_II @ heart[:2]
+    x[4] = heart[2]
+    assert stranger(np.cov(x), LIMB) == "aVL"
+    x[3] = heart[2] + heart[1]
+    assert stranger(np.cov(x), LIMB) is None  # two strangers
+    assert stranger(np.cov(x[:4]), LIMB[:4]) is None
 
 
 def test_exchanges_undo_themselves() -> None:
