@@ -35,7 +35,7 @@ from data_prep.waves import QRS_PEAK, Waves
 
 # By how much an exchange must explain the shapes better (in log odds), for each kind of exchange:
 # above what records with true leads reach when cross-validated by patient (three times five folds),
-# by more where more are tried. One of 334 goes beyond: a QRS that points to the upper right in all
+# by more where more are tried. One of 335 goes beyond: a QRS that points to the upper right in all
 # leads but I and V1 looks inverted.
 MARGIN = {
     "limb": 1.2,

@@ -145,14 +145,14 @@ def _between(first: Exchange, second: Exchange) -> Exchange:
 
 
 def _without_names(covariance: Float[np.ndarray, "n n"], limb: tuple[str, ...]) -> Names:
-    """Returns what else keeps limb leads from fulfilling the relations: gains, a strange lead."""
+    """Returns what else keeps limb leads from fulfilling the relations: a strange lead, gains."""
+    if (strange := stranger(covariance, limb)) is not None:
+        said = f"limb leads fulfil {RELATIONS} but for {strange}: it is another lead, or noise"
+        return Names(None, said, strange)
     if (gains := false_gains(covariance, limb)) is not None:
         factors = ", ".join(f"{lead} ×{gain:.2f}" for lead, gain in zip(limb, gains, strict=True))
         said = f"limb leads fulfil {RELATIONS} only if their gains are false by"
         return Names(None, f"{said} {factors}: their amplitudes and the axis are not to be trusted")
-    if (strange := stranger(covariance, limb)) is not None:
-        said = f"limb leads fulfil {RELATIONS} but for {strange}: it is another lead, or noise"
-        return Names(None, said, strange)
     return Names(None, f"limb leads do not fulfil {RELATIONS}, nor does any exchange of them")
 
 

@@ -22,6 +22,7 @@ FROM_I_AND_II = np.array(
 # Share of the leads' variance that may lie outside the plane. Of 338 records with true names the
 # largest is 0.0001, of their other orders and signs the smallest 0.006.
 OUTSIDE_SHARE = 0.002
+ALIKE = 0.98  # correlation beyond which a lead is another's multiple: noise of 4 % variance
 # Gains leave that much of the best fit where leads are true but for their scale.
 GAIN_RESIDUAL = 0.05
 GAIN_SPREAD = 1.1  # largest over smallest gain: less is no fault
@@ -86,14 +87,28 @@ def limb_rows(covariance: Float[np.ndarray, "L L"]) -> tuple[int, ...] | None:
 
 
 def stranger(covariance: Float[np.ndarray, "n n"], leads: tuple[str, ...]) -> str | None:
-    """Returns the one lead without which the others fulfil the relations, None without such."""
+    """Returns the one lead without which the others fulfil the relations, None without such.
+
+    A lead that only its gain keeps from fulfilling them is none.
+    """
     if len(leads) < 5:
         return None  # three leads of a plane say too little of which does not belong
-    left = []
-    for lead in leads:
-        kept = [i for i, other in enumerate(leads) if other != lead]
-        left.append(outside(covariance[np.ix_(kept, kept)], tuple(leads[i] for i in kept)))
-    return leads[int(np.argmin(left))] if min(left) < OUTSIDE_SHARE else None
+    for i, lead in enumerate(leads):
+        kept = [k for k in range(len(leads)) if k != i]
+        names = tuple(leads[k] for k in kept)
+        if outside(covariance[np.ix_(kept, kept)], names) < OUTSIDE_SHARE:
+            return None if _alike(covariance, leads, i, kept) > ALIKE else lead
+    return None
+
+
+def _alike(
+    covariance: Float[np.ndarray, "n n"], leads: tuple[str, ...], i: int, kept: list[int]
+) -> float:
+    """Returns the correlation of lead i with what the kept ones make of it, without its sign."""
+    from_all = FROM_I_AND_II[[LIMB.index(lead) for lead in leads]]
+    make = from_all[i] @ np.linalg.pinv(from_all[kept])
+    made = make @ covariance[np.ix_(kept, kept)] @ make
+    return float(abs(make @ covariance[kept, i]) / max(np.sqrt(made * covariance[i, i]), 1e-12))
 
 
 def false_gains(

