@@ -1,11 +1,8 @@
-"""Which beats are ectopic and which are paced.
+"""Which beats are ectopic.
 
 A beat is ectopic if its QRS has another shape than the record's own beats and comes early, late or
 before a pause, or if it comes early with their shape. In an irregular rhythm time says nothing:
 there it must be wider and quite unlike them too.
-It is paced if a pacing spike stands at its begin: a deflection of a few ms, which is gone from both
-sides within 6 ms, at the same place of several beats. Spikes that a recorder filtered away
-are not seen.
 
 Axes: L leads, T samples, N beats (of these B have a QRS), W bins of a QRS.
 """
@@ -13,9 +10,8 @@ Axes: L leads, T samples, N beats (of these B have a QRS), W bins of a QRS.
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 
-from data_prep.records import LEADS
 from data_prep.waves import QRS_PEAK, Waves
 
 # Shape of a QRS, in bins from its global onset on.
@@ -27,68 +23,6 @@ UNLIKE = 0.5  # as likeness: quite another shape
 # Early, early in the own shape, the beat after that, a pause: of the usual RR; wider: of the QRS.
 EARLY, EARLY_ALONE, EARLY_NEXT, LATE, WIDER = 0.88, 0.85, 0.95, 1.15, 1.2
 IRREGULAR, MIN_REGULAR = 0.1, 3  # spread of so many other RR, beyond which early says nothing
-# A spike: higher than what is 6 ms to its either side, in four leads; the rest moves less.
-SPIKE_MS, AROUND_MS, SPIKE_MV, SPIKE_TO_NOISE, SPIKE_TO_REST = 6.0, 20.0, 0.15, 12.0, 0.45
-SPIKE_LEADS = 4
-INDEPENDENT = (0, 1, *range(6, 12))  # of all twelve: the other limb leads follow from I and II
-SPIKE_FROM_ONSET_MS = (-260.0, 50.0)  # atrial spikes stand before P
-SPIKES_TOGETHER_MS = 16.0
-MIN_SPIKES, MIN_SPIKED = 3, 0.5  # beats with a spike at one place, and of the commonest place
-
-
-def paced_beats(
-    signal: Float[np.ndarray, "L T"], onset: Float[np.ndarray, " N"], rate_hz: float
-) -> Float[np.ndarray, " N"]:
-    """Returns 1 for a beat with a pacing spike, 0 without, NaN for a beat without QRS.
-
-    Args:
-        signal: in mV, as recorded.
-        onset: global QRS onsets in samples.
-        rate_hz: of the signal; below 250 Hz no spike is seen.
-    """
-    paced = np.where(np.isfinite(onset), 0.0, np.nan)
-    beats = np.flatnonzero(np.isfinite(onset))
-    spikes = pacing_spikes(signal, rate_hz)
-    if not len(spikes) or not len(beats):
-        return paced
-    after = (spikes[None] - onset[beats, None]) * 1000.0 / rate_hz
-    near = (after > SPIKE_FROM_ONSET_MS[0]) & (after < SPIKE_FROM_ONSET_MS[1])
-    with_others = np.zeros(len(beats), int)
-    for delay_ms in np.unique(after[near]):
-        here = (near & (np.abs(after - delay_ms) <= SPIKES_TOGETHER_MS)).any(axis=1)
-        with_others[here] = np.maximum(with_others[here], here.sum())
-    several = with_others >= max(MIN_SPIKES, MIN_SPIKED * with_others.max())
-    paced[beats[several]] = 1.0
-    return paced
-
-
-def pacing_spikes(signal: Float[np.ndarray, "L T"], rate_hz: float) -> Int[np.ndarray, " K"]:
-    """Returns the samples of what is too brief for a heart: pacing spikes, or artefacts."""
-    near, far = round(SPIKE_MS * rate_hz / 1000), round(AROUND_MS * rate_hz / 1000)
-    if rate_hz < 250 or signal.shape[1] <= 2 * far + 2:
-        return np.empty(0, int)
-    x = np.nan_to_num(signal[list(INDEPENDENT)] if len(signal) == len(LEADS) else signal)
-    middle = x[:, near:-near]
-    left, right = x[:, : -2 * near], x[:, 2 * near :]
-    height = np.maximum(middle - np.maximum(left, right), np.minimum(left, right) - middle)
-    height = np.pad(_of_leads(np.maximum(height, 0.0)), near)
-    least = max(SPIKE_MV, SPIKE_TO_NOISE * float(np.median(height)))
-    inside = np.flatnonzero(height[far:-far] > least) + far
-    if not len(inside):
-        return inside
-    shifts = np.concatenate([np.arange(-far, -near + 1), np.arange(near, far + 1)])
-    around = x[:, inside[:, None] + shifts]
-    rest = _of_leads(np.ptp(around, axis=-1))
-    inside = inside[height[inside] > SPIKE_TO_REST * (rest + 0.02)]
-    top = [i for i in inside if height[i] >= height[max(i - near, 0) : i + near + 1].max()]
-    return np.array(top, int)
-
-
-def _of_leads(values: Float[np.ndarray, "L T"]) -> Float[np.ndarray, " T"]:
-    """Returns the root mean square of the largest SPIKE_LEADS leads."""
-    count = min(SPIKE_LEADS, len(values))
-    largest = np.partition(values, len(values) - count, axis=0)[len(values) - count :]
-    return np.sqrt((largest**2).mean(axis=0))
 
 
 def ectopic_beats(
@@ -107,7 +41,7 @@ def ectopic_beats(
         waves: its marks.
         bounds: global QRS onsets and offsets in samples.
         rr_ms: from the QRS before, NaN where unknown.
-        paced: see `paced_beats`.
+        paced: see `pacing.paced_beats`.
     """
     ectopic = np.full(waves.num_beats, np.nan)
     beats = np.flatnonzero(

@@ -1,13 +1,11 @@
-"""Intervals, amplitudes, axis and rhythm from a record and its marks.
+"""Intervals and rhythm from a record and its marks; with amplitudes and axis, its measurement.
 
-Amplitudes count from the beat's PQ level, the mean of the 16 ms before QRS onset; ST is 60 ms after
-the J point; a beat's global onset is the second earliest over the leads and its global offset the
-second latest, so that no stray lead sets an interval (with fewer than three
-leads that have the mark: earliest and latest). Intervals of the record are medians over all of its
-beats, and the rate counts all; its axis, regularity and voltage indices are those of its own beats:
-ectopic ones are left out.
+A beat's global onset is the second earliest over the leads and its global offset the second latest,
+so that no stray lead sets an interval (with fewer than three leads that have the mark: earliest and
+latest). Intervals of the record are medians over all of its beats, and the rate counts all; axis,
+regularity and voltage indices are those of its own beats: ectopic ones are left out.
 
-Axes: L leads, T samples, N beats, W samples of a QRS.
+Axes: L leads, T samples, N beats.
 """
 
 from __future__ import annotations
@@ -19,21 +17,19 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 
-from data_prep.beat_kinds import ectopic_beats, paced_beats
+from data_prep.amplitudes import amplitudes
+from data_prep.beat_kinds import ectopic_beats
+from data_prep.frontal_axis import frontal_axis
 from data_prep.measurement import BEAT_QUANTITIES, Measurement
+from data_prep.pacing import paced_beats, pacing_jumps, pacing_spikes, without_spikes
 from data_prep.records import Record
 from data_prep.voltage import voltage_indices
 from data_prep.waves import FIDUCIALS, Waves
 
-PQ_MS = 16.0
-ST_AFTER_J_MS = 60.0
-# A deflection from this size on is a wave (CSE Working Party, Eur Heart J 6 (1985) 815).
-MIN_WAVE_MV = 0.02
 # Longest less shortest RR of a regular rhythm: the usual bound of sinus arrhythmia
 # (Soos and McComb, Sinus Arrhythmia, StatPearls).
 REGULAR_RR_RANGE_MS = 120.0
 GAP_MS = 50.0  # a shorter one hides no QRS
-MIN_AREA_MV_MS = 0.5  # a shorter frontal vector has no direction to speak of
 AMPLITUDES = tuple(key for key in BEAT_QUANTITIES if "_mv" in key)
 NOT_ASSESSED = {
     "reasons": [],
@@ -57,10 +53,10 @@ def measure_waves(
     ms = 1000.0 / waves.sampling_rate_hz
     onset, offset = global_bounds(waves)
     rr_ms = _rr(waves, signal) * ms
-    paced = paced_beats(signal, onset[1], waves.sampling_rate_hz)
-    ectopic = ectopic_beats(signal, waves, np.stack([onset[1], offset[1]]), rr_ms, paced)
+    paced, clean = _pacing(signal, onset[1], offset[1], waves.sampling_rate_hz)
+    ectopic = ectopic_beats(clean, waves, np.stack([onset[1], offset[1]]), rr_ms, paced)
     usual = _usual(waves, ectopic)
-    beats = _beat_intervals(waves, ms) | _amplitudes(signal, waves)
+    beats = _beat_intervals(waves, ms) | amplitudes(clean, waves)
     beats["rr_ms"] = np.where(np.isfinite(waves.samples[:, :, 4]), rr_ms, np.nan)
     axis_deg = None
     if record.calibrated:
@@ -68,7 +64,7 @@ def measure_waves(
             np.where(usual, onset[1], np.nan),
             np.where(usual, offset[1], np.nan),
         )
-        axis_deg = frontal_axis(signal, waves, own_onset, own_offset)
+        axis_deg = frontal_axis(clean, waves, own_onset, own_offset)
     else:
         beats |= {key: np.full_like(beats[key], np.nan) for key in AMPLITUDES}
     summary = _summary(waves, onset * ms, offset * ms, rr_ms, usual)
@@ -87,6 +83,24 @@ def measure_waves(
         paced=paced,
         quality=NOT_ASSESSED if quality is None else quality,
     )
+
+
+def _pacing(
+    signal: Float[np.ndarray, "L T"],
+    onset: Float[np.ndarray, " N"],
+    offset: Float[np.ndarray, " N"],
+    rate_hz: float,
+) -> tuple[Float[np.ndarray, " N"], Float[np.ndarray, "L T"]]:
+    """Returns which beats are paced, and the leads without what paced them: no heart made that.
+
+    Spikes and jumps are counted apart: a chance one of each kind is no second witness.
+    """
+    spikes = pacing_spikes(signal, rate_hz)
+    jumps = pacing_jumps(signal, onset, offset, rate_hz)
+    paced = np.fmax(paced_beats(spikes, onset, rate_hz), paced_beats(jumps, onset, rate_hz))
+    if (paced == 1).any():
+        spikes = np.union1d(spikes, jumps)
+    return paced, without_spikes(signal, spikes, rate_hz)
 
 
 def _usual(waves: Waves, ectopic: Float[np.ndarray, " N"]) -> Bool[np.ndarray, " N"]:
@@ -159,72 +173,6 @@ def _beat_intervals(waves: Waves, ms: float) -> dict[str, Float[np.ndarray, "L N
     }
 
 
-def _amplitudes(
-    signal: Float[np.ndarray, "L T"], waves: Waves
-) -> dict[str, Float[np.ndarray, "L N"]]:
-    """Returns the amplitudes and the net QRS area of each beat within each lead."""
-    rate_hz = waves.sampling_rate_hz
-    mark = dict(zip(FIDUCIALS, np.moveaxis(waves.samples, 2, 0), strict=True))
-    onset, offset = mark["qrs_onset"], mark["qrs_offset"]
-    level = _pq_level(signal, onset, rate_hz)
-    j_point = offset + ST_AFTER_J_MS * rate_hz / 1000
-    return {
-        "p_amp_mv": _at(signal, mark["p_peak"]) - level,
-        "t_amp_mv": _at(signal, mark["t_peak"]) - level,
-        "st_mv": _at(signal, j_point) - level,
-    } | _qrs_waves(signal, onset, offset, level, rate_hz)
-
-
-def _pq_level(
-    signal: Float[np.ndarray, "L T"], onset: Float[np.ndarray, "L N"], rate_hz: float
-) -> Float[np.ndarray, "L N"]:
-    pq = max(1, round(PQ_MS * rate_hz / 1000))
-    return _at(signal, onset[..., None] + np.arange(-pq, 0)).mean(axis=-1)
-
-
-def _qrs_waves(
-    signal: Float[np.ndarray, "L T"],
-    onset: Float[np.ndarray, "L N"],
-    offset: Float[np.ndarray, "L N"],
-    level: Float[np.ndarray, "L N"],
-    rate_hz: float,
-) -> dict[str, Float[np.ndarray, "L N"]]:
-    """Returns Q, R, S and the net area.
-
-    R is the largest height; Q the deepest point before the complex first turns upright, S the
-    deepest after that. A complex that never does (QS) is a Q.
-    """
-    length = offset - onset
-    known = np.isfinite(length) & np.isfinite(level)
-    width = int(np.ceil(length[known].max())) + 1 if known.any() else 1
-    time = np.arange(width)
-    inside = time <= np.where(known, length, -1.0)[..., None]
-    height = _at(signal, onset[..., None] + time) - level[..., None]
-    known &= ~(np.isnan(height) & inside).any(axis=-1)
-    height = np.where(inside & known[..., None], height, 0.0)
-    upright = np.logical_or.accumulate(height >= MIN_WAVE_MV, axis=-1)
-    return {
-        "q_amp_mv": _wave(np.where(upright, 0.0, height).min(axis=-1)),
-        "r_amp_mv": _wave(height.max(axis=-1)),
-        "s_amp_mv": _wave(np.where(upright, height, 0.0).min(axis=-1)),
-        "qrs_area_mv_ms": np.where(known, height.sum(axis=-1) * 1000.0 / rate_hz, np.nan),
-    }
-
-
-def _wave(height_mv: Float[np.ndarray, "L N"]) -> Float[np.ndarray, "L N"]:
-    return np.where(np.abs(height_mv) >= MIN_WAVE_MV, height_mv, np.nan)
-
-
-def _at(
-    signal: Float[np.ndarray, "L T"], samples: Float[np.ndarray, "L ..."]
-) -> Float[np.ndarray, "L ..."]:
-    """Returns the signal at the nearest whole samples; NaN outside and for NaN."""
-    valid = (samples > -0.5) & (samples < signal.shape[1] - 0.5)
-    index = np.where(valid, np.rint(np.nan_to_num(samples)), 0).astype(np.intp)
-    lead = np.arange(len(signal)).reshape(-1, *[1] * (samples.ndim - 1))
-    return np.where(valid, signal[lead, index].astype(np.float64), np.nan)
-
-
 def _summary(
     waves: Waves,
     onset_ms: Float[np.ndarray, "3 N"],
@@ -271,42 +219,6 @@ def corrected_qt(qt_ms: float | None, rate_bpm: float | None) -> dict[str, float
         "qtc_framingham_ms": qt_ms + 154.0 * (1.0 - rr_s),
         "qtc_hodges_ms": qt_ms + 1.75 * (rate_bpm - 60.0),
     }
-
-
-def frontal_axis(
-    signal: Float[np.ndarray, "L T"],
-    waves: Waves,
-    onset: Float[np.ndarray, " N"],
-    offset: Float[np.ndarray, " N"],
-) -> float | None:
-    """Returns the direction of the frontal QRS vector in degrees, -180 to 180.
-
-    Both leads are summed between the beat's global QRS onset and offset, and the usual beats are
-    averaged as vectors: so the axis of a rotated heart vector is the rotated axis. Usual are the
-    half of the beats nearest to the most central one: an ectopic beat turns no axis.
-
-    Args:
-        signal: in mV.
-        waves: its marks.
-        onset: global QRS onsets, in samples.
-        offset: global QRS offsets, in samples.
-    """
-    if "I" not in waves.leads or "aVF" not in waves.leads:
-        return None
-    pair = signal[[waves.leads.index("I"), waves.leads.index("aVF")]]
-    if (np.fmin.reduce(pair, axis=1) == np.fmax.reduce(pair, axis=1)).any():
-        return None  # a flat lead was off: the vector's other component alone has no direction
-    begin, end = (np.broadcast_to(mark, (2, len(mark))) for mark in (onset, offset))
-    level = _pq_level(pair, begin, waves.sampling_rate_hz)
-    area = _qrs_waves(pair, begin, end, level, waves.sampling_rate_hz)["qrs_area_mv_ms"]
-    vectors = (area * np.array([[1.0], [2.0 / math.sqrt(3.0)]])).T
-    vectors = vectors[np.isfinite(vectors).all(axis=1)]
-    if not len(vectors):
-        return None
-    apart = np.linalg.norm(vectors[:, None] - vectors[None], axis=-1)
-    central = apart[apart.sum(axis=1).argmin()]
-    x, y = vectors[central <= np.median(central)].mean(axis=0)
-    return math.degrees(math.atan2(y, x)) if math.hypot(x, y) >= MIN_AREA_MV_MS else None
 
 
 def _median(values: Float[np.ndarray, " N"]) -> float | None:

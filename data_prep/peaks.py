@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy import ndimage
 
-from data_prep.intervals import PQ_MS
+from data_prep.amplitudes import PQ_MS
 
 SMOOTH_MS = 24.0
 SPIKE_MS, SPIKY = 4.0, 1.7  # a pacemaker spike: half its width, and how far it stands out

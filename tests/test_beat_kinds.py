@@ -1,4 +1,4 @@
-"""Kinds of beats and voltage indices: ectopic and paced beats are marked and set no interval."""
+"""Kinds of beats and voltage indices: ectopic beats are marked and turn no axis."""
 
 from __future__ import annotations
 
@@ -8,22 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_prep.beat_kinds import pacing_spikes
 from data_prep.intervals import measure_waves
 from data_prep.measure import measure
 from data_prep.measurement import Measurement
-from data_prep.records import Record, read
+from data_prep.records import read
 from data_prep.waves import Waves, no_waves
 from synthetic import ecg
 
 SAMPLE = Path(__file__).parents[1] / "data_prep" / "sample"
-
-
-def spiked(record: Record, at: np.ndarray, mv: float = 0.8) -> Record:
-    signal = record.signal_mv.copy()
-    scale = np.linspace(0.5, 1.2, len(signal))[:, None]
-    signal[:, at] += (mv * scale).astype(np.float32)
-    return dataclasses.replace(record, signal_mv=signal)
 
 
 def test_ectopic_beats_are_marked_and_set_nothing() -> None:
@@ -77,33 +69,6 @@ def test_what_cannot_be_told_is_null() -> None:
     assert m.summary["n_paced"] == 0
     none = measure_waves(record, no_waves(record.leads, 500.0)).summary
     assert (none["n_ectopic"], none["n_paced"], none["cornell_mv"]) == (None, None, None)
-
-
-def test_spikes_before_the_qrs_make_paced_beats() -> None:
-    record, waves = ecg(noise_mv=0.005)
-    onset = np.rint(waves.samples[0, :, 3]).astype(int)
-    m = measure_waves(spiked(record, onset - 5), waves)
-    assert m.summary["n_paced"] == waves.num_beats
-    assert m.summary["n_ectopic"] == 0
-    some = measure_waves(spiked(record, onset[::2] - 5), waves)
-    assert np.flatnonzero(some.paced == 1).tolist() == list(range(0, waves.num_beats, 2))
-    atrial = np.rint(waves.samples[0, :, 0]).astype(int) - 10
-    assert measure_waves(spiked(record, atrial), waves).summary["n_paced"] == waves.num_beats
-
-
-def test_artefacts_and_hearts_are_no_pacemaker() -> None:
-    record, waves = ecg(noise_mv=0.005)
-    rng = np.random.default_rng(0)
-    assert measure_waves(record, waves).summary["n_paced"] == 0
-    once = np.rint(waves.samples[0, 4:5, 3]).astype(int) - 5
-    assert measure_waves(spiked(record, once), waves).summary["n_paced"] == 0
-    anywhere = rng.integers(100, 4900, 12)
-    assert measure_waves(spiked(record, anywhere), waves).summary["n_paced"] == 0
-    noisy = record.signal_mv + 0.15 * rng.normal(size=record.signal_mv.shape)
-    noise = dataclasses.replace(record, signal_mv=noisy.astype(np.float32))
-    assert measure_waves(noise, waves).summary["n_paced"] == 0
-    assert len(pacing_spikes(record.signal_mv[:, :20], 500.0)) == 0
-    assert len(pacing_spikes(record.signal_mv, 100.0)) == 0
 
 
 def test_real_extrasystoles_are_seen_and_sinus_rhythm_has_none() -> None:
