@@ -18,8 +18,9 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from data_prep.amplitudes import PQ_MS
 from data_prep.exchanges import Exchange, arrays
-from data_prep.intervals import PQ_MS, global_bounds
+from data_prep.intervals import global_bounds
 from data_prep.records import LEADS
 from data_prep.waves import Waves
 

@@ -242,7 +242,7 @@ def test_a_left_bundle_branch_block_is_wide(name: str) -> None:
     assert measure(sample(name)).summary["qrs_ms"] >= 120  # type: ignore[operator]
 
 
-@pytest.mark.parametrize("name", ["ptbxl/00190", "ptbxl/00385", "ludb/72", "ludb/93"])
+@pytest.mark.parametrize("name", ["ptbxl/00190", "ptbxl/00385", "ludb/72", "ludb/93", "ludb/111"])
 def test_pacing_spikes_are_seen_and_not_taken_for_r(name: str) -> None:
     """After NeuroKit#1138: a spike is no beat, and no R."""
     m = measure(sample(name))
@@ -254,3 +254,29 @@ def test_pacing_spikes_are_seen_and_not_taken_for_r(name: str) -> None:
     assert np.nanmin(rr) > 0.6 * np.nanmedian(rr), "a spike would be a beat close to its own"
     assert set(FIDUCIALS) <= set(said["leads"]["I"]["beats"][2])
     assert measure(sample("ptbxl/00338")).summary["n_paced"] == 0, "without spikes none is paced"
+
+
+def test_the_paced_beats_of_a_demand_pacemaker_are_told_from_the_hearts_own() -> None:
+    """After NeuroKit#1138: fibrillation with three paced beats among ten of its own."""
+    m = measure(sample("ptbxl/00382"))
+    assert np.flatnonzero(m.paced == 1).size == 3
+    assert m.summary["n_ectopic"] == 0
+
+
+def test_a_spike_sets_no_amplitude_of_a_paced_beat() -> None:
+    """After NeuroKit#1138: spikes of 1.1 mV in II, where the paced complexes rise to 0.6 mV."""
+    record = sample("ptbxl/00190")
+    m = measure(record)
+    two = record.leads.index("II")
+    r_mv, onset, offset = (
+        m.beats["r_amp_mv"][two],
+        m.waves.samples[two, :, 3],
+        m.waves.samples[two, :, 5],
+    )
+    whole = (m.paced == 1) & np.isfinite(onset) & np.isfinite(offset)
+    within = [
+        record.signal_mv[two, int(a) : int(b)].max()
+        for a, b in zip(onset[whole], offset[whole], strict=True)
+    ]
+    assert np.median(within) > 0.9, "the control: the spike lies in QRS"
+    assert np.nanmax(r_mv[whole]) < 0.8

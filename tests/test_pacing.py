@@ -66,9 +66,13 @@ def test_spikes_are_no_part_of_the_qrs(rate_hz: float, after_ms: float) -> None:
     paced = spiked(record, at, mv=2.0)
     before = paced.signal_mv.copy()
     found = measure_waves(paced, waves)
+    onset, offset = waves.samples[0, 4, 3:6:2].astype(int)
+    if after_ms > 0:
+        assert paced.signal_mv[0, onset:offset].max() > 0.9, "the control: as recorded it is in R"
     assert (paced.signal_mv == before).all()
+    coarse = 3.0 if rate_hz < 500 else 1.0  # a line of 16 ms cuts the corner at the onset
     for key in OF_QRS:
-        bound = 0.05 if key.endswith("amp_mv") else 1.5
+        bound = coarse * (0.02 if key.endswith("amp_mv") else 2.0)
         same = np.nan_to_num(found.beats[key]) - np.nan_to_num(clean.beats[key])
         assert np.abs(same).max() < bound, key
     assert found.summary["axis_deg"] == pytest.approx(clean.summary["axis_deg"], abs=1.0)
@@ -80,11 +84,11 @@ def test_spikes_are_no_part_of_the_qrs(rate_hz: float, after_ms: float) -> None:
 def test_at_100_hz_a_spike_cannot_be_told_from_the_qrs() -> None:
     record, waves = ecg(rate_hz=100.0)
     at = np.rint(waves.samples[0, :, 3]).astype(int) + 1
-    paced = spiked(record, at, mv=2.0)
+    paced = spiked(record, at, mv=4.0)
     assert len(pacing_spikes(paced.signal_mv, 100.0)) == 0
     r = record.leads.index("I")
     heights = [measure_waves(one, waves).beats["r_amp_mv"][r] for one in (record, paced)]
-    assert (heights[1] > heights[0] + 0.5).all(), "the control: here the spike is in R"
+    assert np.median(heights[1] - heights[0]) > 1.0, "the control: here the spike is in R"
 
 
 def test_lines_lie_over_spikes_alone_and_gaps_stay() -> None:
