@@ -1,6 +1,7 @@
 """How much of each lead is noise, mains hum or baseline wander, and where it is cut off or flat.
 
-Axes: L leads, T samples, C columns.
+Axes: L leads, T samples, W samples of a stretch, M mains frequencies,
+C columns.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from jaxtyping import Float, Int
 MAINS_HZ = (50.0, 60.0)
 BLOCK_S = 0.5  # of baseline wander: a block's middle value is nearly free of QRS
 MIN_S = 1.0  # shorter, hum and wander cannot be told from waves
+STRETCH_S = 10.0  # of hum: the mains frequency wanders, and over minutes a tone fits it no more
 
 
 def white_noise(x: Float[np.ndarray, "L T"]) -> Float[np.ndarray, " L"]:
@@ -27,22 +29,34 @@ def white_noise(x: Float[np.ndarray, "L T"]) -> Float[np.ndarray, " L"]:
 def hum(x: Float[np.ndarray, "L T"], rate_hz: float) -> dict[float, Float[np.ndarray, " L"]]:
     """Returns the amplitude at each mains frequency above that 3 Hz to its either side.
 
-    Nothing for a rate that cannot hold it. A missing sample counts as its neighbour.
+    The mean over stretches of the record. Nothing for a rate that cannot hold it. A missing sample
+    counts as its neighbour.
     """
     held = tuple(mains_hz for mains_hz in MAINS_HZ if mains_hz + 4 < rate_hz / 2)
     if x.shape[1] < MIN_S * rate_hz or not held:
         return {}
-    step = np.nan_to_num(np.diff(x, axis=1))  # no baseline, no slow waves
-    parts = (step @ _tones(held, step.shape[1], rate_hz)).reshape(len(x), 2, len(held), 3)
-    size = np.hypot(parts[:, 0], parts[:, 1])
-    above = size[..., 0] - size[..., 1:].max(axis=-1)
+    stretches = max(1, int(x.shape[1] / (STRETCH_S * rate_hz)))
+    size = x.shape[1] // stretches
+    above = np.mean(
+        [_above(x[:, i * size : (i + 1) * size], held, rate_hz) for i in range(stretches)], axis=0
+    )
     return {mains_hz: np.maximum(above[:, i], 0.0) for i, mains_hz in enumerate(held)}
+
+
+def _above(
+    x: Float[np.ndarray, "L W"], mains_hz: tuple[float, ...], rate_hz: float
+) -> Float[np.ndarray, "L M"]:
+    """Returns by how much the amplitude at each mains frequency exceeds those beside it."""
+    step = np.nan_to_num(np.diff(x, axis=1))  # no baseline, no slow waves
+    parts = (step @ _tones(mains_hz, step.shape[1], rate_hz)).reshape(len(x), 2, len(mains_hz), 3)
+    size = np.hypot(parts[:, 0], parts[:, 1])
+    return size[..., 0] - size[..., 1:].max(axis=-1)
 
 
 @lru_cache(maxsize=8)
 def _tones(
     mains_hz: tuple[float, ...], num_samples: int, rate_hz: float
-) -> Float[np.ndarray, "T C"]:
+) -> Float[np.ndarray, "W C"]:
     """Returns cosines and sines, for steps of a signal: at each frequency and 3 Hz beside it."""
     tones_hz = (np.array(mains_hz)[:, None] + [0.0, -3.0, 3.0]).ravel()
     angle = 2 * np.pi * tones_hz / rate_hz * np.arange(num_samples)[:, None]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data_prep.lead_noise import white_noise
+from data_prep.lead_noise import hum, white_noise
 from data_prep.measure import measure
 from data_prep.records import LEADS, Record
 from synthetic import ecg
@@ -169,3 +169,13 @@ def test_missing_samples_are_counted() -> None:
     leads = measure(stored(signal_mv=signal)).quality["leads"]
     assert leads["III"] == {"reasons": [], "missing_samples": 5}
     assert leads["II"]["missing_samples"] == 0
+
+
+@pytest.mark.parametrize("duration_s", [10, 15, 300])
+def test_hum_off_the_nominal_frequency_is_seen_in_records_of_any_length(duration_s: int) -> None:
+    time_s = np.arange(duration_s * 500) / 500.0
+    noise = np.random.default_rng(0).normal(0.0, 0.02, (2, len(time_s)))
+    noise[1] += 0.05 * np.sin(2 * np.pi * 50.02 * time_s)
+    clean, humming = hum(noise.astype(np.float32), 500.0)[50.0]
+    assert clean < 0.003
+    assert humming == pytest.approx(0.05, rel=0.15)
