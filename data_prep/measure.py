@@ -22,6 +22,7 @@ from data_prep.lines_file import open_lines
 from data_prep.measurement import Measurement, Number
 from data_prep.progress import track
 from data_prep.quality import assess
+from data_prep.readers.stated import names_in
 from data_prep.records import BadInput, Reading, Record, find, read
 from data_prep.waves import Method, find_waves
 
@@ -194,7 +195,7 @@ def main(
     method: Method = "trained",
     rate: float | None = None,
     unit: str | None = None,
-    leads: tuple[str, ...] = (),
+    leads: str = "",
     strict: bool = False,
 ) -> int:
     """Measure every beat in every lead of records: intervals, amplitudes, axis, rhythm, quality.
@@ -209,11 +210,11 @@ def main(
         method: How waves are found: by our trained delineator, or by neurokit2 on the same beats.
         rate: Samples a second of tables and arrays (.csv, .npy) that do not state it.
         unit: The unit of those that do not state it: mV, uV, nV or V.
-        leads: The names of the columns of those that do not state them.
+        leads: The names of the columns of those that do not state them, in one word: I,II,V1.
         strict: Refuse files whose own checksums, first samples or lengths do not fit.
     """
     paths, bad = _paths(records)
-    reading = Reading(rate, leads, unit, strict)
+    reading = Reading(rate, names_in(leads), unit, strict)
     work = partial(_told, json_lines=json or out is not None, method=method, reading=reading)
     try:
         if out is None:

@@ -116,7 +116,7 @@ def read(path: str | Path, reading: Reading | None = None) -> Record:
     """
     from data_prep.readers.locate import read_at
 
-    return read_at(Path(path), reading or Reading())
+    return read_at(_named(path), reading or Reading())
 
 
 def check(path: str | Path) -> None:
@@ -126,7 +126,7 @@ def check(path: str | Path) -> None:
     """
     from data_prep.readers.locate import check_at
 
-    check_at(Path(path))
+    check_at(_named(path))
 
 
 def find(paths: Sequence[str | Path]) -> list[Path]:
@@ -141,7 +141,13 @@ def find(paths: Sequence[str | Path]) -> list[Path]:
         raise BadInput("no record given; expected paths of records or folders")
     from data_prep.readers.locate import records_at
 
-    return list(dict.fromkeys(found for path in paths for found in records_at(Path(path))))
+    return list(dict.fromkeys(found for path in paths for found in records_at(_named(path))))
+
+
+def _named(path: str | Path) -> Path:
+    if path == "":  # a Path of it would be the working directory
+        raise BadInput("got an empty path, expected the path of a record; is a variable unset?")
+    return Path(path)
 
 
 def without_suffix(path: Path) -> Path:

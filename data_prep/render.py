@@ -28,6 +28,7 @@ from data_prep.layout import (
 )
 from data_prep.page import Box, Page, Panel
 from data_prep.paper import ALARM, FAINT, INK, Paper, sheet
+from data_prep.readers.stated import names_in
 from data_prep.records import BadInput, Reading, Record, read
 from data_prep.wave_boxes import COLOURS, MARK_MM, Stretch, beats_of, mark, stretches, tint
 from data_prep.waves import Waves, find_waves
@@ -240,7 +241,7 @@ def main(
     degrade: int | None = None,
     rate: float | None = None,
     unit: str | None = None,
-    leads: tuple[str, ...] = (),
+    leads: str = "",
 ) -> int:
     """Draw a record as a printed ECG page.
 
@@ -257,11 +258,11 @@ def main(
         degrade: Seed of a photograph of the page: crumpled, stained, askew. The boxes follow.
         rate: Samples a second of a table or array (.csv, .npy) that does not state it.
         unit: Its unit if it does not state it: mV, uV, nV or V.
-        leads: The names of its columns if it does not state them.
+        leads: The names of its columns if it does not state them, in one word: I,II,V1.
     """
     if out.suffix.lower() != ".png":
         raise BadInput(f"--out: got {out}, expected a name that ends in .png; the page is a PNG")
-    shown = read(record, Reading(rate, leads, unit))
+    shown = read(record, Reading(rate, names_in(leads), unit))
     waves = find_waves(shown) if boxes is not None or marks else None
     page = render(shown, layout, speed, gain, dpi, waves=waves, marks=marks)
     if degrade is not None:

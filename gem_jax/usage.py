@@ -13,9 +13,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 # Of tyro's framed messages: the title, which its text repeats; lines between parts; the frame.
-TITLE = re.compile(r"^╭.*$", re.MULTILINE)
-RULE = re.compile(r"─{3,}")
+# Where stdout is not UTF-8, the frame is of blanks and hyphens.
+TITLE = re.compile(r"\A.*$|^╭.*$", re.MULTILINE)
+RULE = re.compile(r"(?<=\s)[─-]{3,}(?=\s)")
 FRAME = re.compile(r"[╰╯│]")
+STRAY = re.compile(r"(Unrecognized options: [^-].*?)(?=;|$)")
 HELP = ("For full helptext", "Argument helptext")
 
 
@@ -36,6 +38,10 @@ def read(kind: Callable[..., Any], args: Sequence[str], prog: str) -> Any:
     Raises:
         SystemExit: 0 after `--help`, 2 after one line on stderr about bad usage.
     """
+    if "" in args:
+        at = list(args).index("") + 1
+        print(f"{prog}: argument {at} is empty, expected a name; see {prog} --help", file=sys.stderr)
+        raise SystemExit(2)
     import tyro
 
     said = io.StringIO()
@@ -53,6 +59,7 @@ def one_line(box: str, prog: str) -> str:
     parts = [FRAME.sub(" ", part).split() for part in RULE.split(TITLE.sub("", box))]
     said = [" ".join(words) for words in parts if words]
     told = "; ".join(part.rstrip(".") for part in said if not part.startswith(HELP))
+    told = STRAY.sub(r"\1; write paths side by side, and a list of an option as A,B", told)
     return f"{prog}: {told.replace(f'Missing from {prog}:', 'Missing:')}; see {prog} --help"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import signal
 import subprocess
@@ -10,9 +11,10 @@ import sys
 import types
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from data_prep.records import BadInput
+from data_prep.records import LEADS, BadInput
 from gem_jax import cli
 
 HEAVY = ("jax", "flax", "orbax", "grain", "neurokit2", "transformers", "torch", "tensorflow")
@@ -84,6 +86,19 @@ def test_bad_usage_is_one_line_and_status_2(args: tuple[str, ...]) -> None:
     assert done.stdout == ""
     assert done.stderr.startswith("gem-jax")
     assert done.stderr.count("\n") == 1
+
+
+def test_leads_before_the_record_are_one_word(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    beat = 1.2 * np.exp(-0.5 * ((np.arange(3000) % 400 - 200) / 8.0) ** 2)
+    table = tmp_path / "two.csv"
+    np.savetxt(table, np.stack([beat, 0.7 * beat], axis=1), delimiter=",", fmt="%.4f")
+    stated = ["measure", "--json", "--rate", "500", "--unit", "mV", "--leads"]
+    assert cli.main([*stated, "I, II", str(table)]) == 0
+    assert list(json.loads(capsys.readouterr().out)["leads"]) == list(LEADS[:6])
+    assert cli.main([*stated, "I", "II", str(table)]) == 2
+    assert "write all in one word: --leads I,II" in capsys.readouterr().err
 
 
 def test_bad_input_is_one_line_and_status_2(tmp_path: Path) -> None:

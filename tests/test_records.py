@@ -123,6 +123,10 @@ def test_find_sorts_below_folders_and_drops_suffixes(tmp_path):
 def test_find_refuses_an_empty_folder_and_nothing(tmp_path):
     with pytest.raises(BadInput, match="holds no record"):
         find([tmp_path])
+    with pytest.raises(BadInput, match="empty path"):
+        find([""])
+    with pytest.raises(BadInput, match="empty path"):
+        read("")
     with pytest.raises(BadInput, match="no record given"):
         find([])
 

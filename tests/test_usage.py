@@ -36,6 +36,8 @@ def test_positional_arguments_and_flags_reach_the_function() -> None:
         (["a"], "--out"),
         (["a", "--out", "x", "--gain", "7"], "expected one of ('5', '10', '20')"),
         (["a", "--out", "x", "--colour"], "--colour"),
+        (["a", "--out", "x", "b"], "Unrecognized options: b; write paths side by side"),
+        (["a", "--out", ""], "argument 3 is empty"),
     ],
 )
 def test_bad_usage_is_one_line(
@@ -48,6 +50,8 @@ def test_bad_usage_is_one_line(
     assert error.count("\n") == 1
     assert error.startswith("gem-jax program: ")
     assert said.lower() in error.lower()
+    assert "---" not in error
+    assert error.lower().count("unrecognized") <= 1
     assert "gem-jax program --help" in error
 
 
@@ -58,3 +62,9 @@ def test_help_goes_to_stdout_and_ends_well(capsys: pytest.CaptureFixture[str]) -
     printed = capsys.readouterr()
     assert "Height of 1 mV" in printed.out
     assert printed.err == ""
+
+
+def test_an_unknown_option_is_no_stray_path(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        bind(program, ["a", "--out", "x", "--colour"], "gem-jax program")
+    assert "side by side" not in capsys.readouterr().err

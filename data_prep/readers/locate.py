@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data_prep.readers import code15, cpsc, numpy_array, table, wfdb
+from data_prep.readers.names import lead_name
 from data_prep.records import BadInput, Reading, Record
 
 _READERS = {".mat": cpsc, ".csv": table, ".npy": numpy_array}
@@ -103,10 +104,13 @@ def _place(path: Path) -> Place:
         return _place(Path(str(path).replace("\\", "/")))
     stem = path.with_suffix("") if suffix in (".hea", ".dat", ".mat") else path
     looked_for = path if suffix in _SUFFIXES[3:] else _header(stem)
-    raise BadInput(
-        f"{stem}: no such record: looked for {looked_for}; give the path of a WFDB record "
-        "(NAME.hea with its data beside it) or of a file of another format"
+    cure = (
+        "give the path of a WFDB record (NAME.hea with its data beside it) or of a file of another "
+        "format"
     )
+    if lead_name(str(path)):
+        cure = "if it is a lead, write all in one word: --leads I,II"
+    raise BadInput(f"{stem}: no such record: looked for {looked_for}; {cure}")
 
 
 def _exam_place(path: Path) -> Place | None:

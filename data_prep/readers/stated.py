@@ -46,7 +46,7 @@ class Stated:
         if not self.leads:
             raise BadInput(
                 f"{path}: no leads are named; give them in their order as leads in "
-                f"{path.with_suffix('.json').name} beside it, or with --leads"
+                f"{path.with_suffix('.json').name} beside it, or as --leads I,II,…"
             )
         return self.leads
 
@@ -58,6 +58,11 @@ class Stated:
                 f"{path.with_suffix('.json').name} beside it, or with --unit"
             )
         return self.unit
+
+
+def names_in(text: str) -> tuple[str, ...]:
+    """The names of leads in one word of a command line: of `I,II,V1`; none of an empty one."""
+    return tuple(name.strip() for name in text.split(",")) if text.strip() else ()
 
 
 def stated(path: Path, reading: Reading, own: Stated | None = None) -> Stated:
