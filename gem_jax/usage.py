@@ -40,7 +40,9 @@ def read(kind: Callable[..., Any], args: Sequence[str], prog: str) -> Any:
     """
     if "" in args:
         at = list(args).index("") + 1
-        print(f"{prog}: argument {at} is empty, expected a name; see {prog} --help", file=sys.stderr)
+        print(
+            f"{prog}: argument {at} is empty, expected a name; see {prog} --help", file=sys.stderr
+        )
         raise SystemExit(2)
     import tyro
 

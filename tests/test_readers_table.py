@@ -56,6 +56,23 @@ def test_other_forms_of_the_same_table(tmp_path, delimiter, end):
     np.testing.assert_allclose(read(tmp_path / "a.csv", SAID).signal_mv, ROWS.T, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        _text(delimiter="|"),
+        _text(before="sep=;\n", delimiter=";"),
+        _text(ROWS * 1000, [f"{lead}_uV" for lead in LEADS]),
+        _text(ROWS * 1000, [f"{lead} µV" for lead in LEADS]),
+        _text(before="# Sampling_Rate_Hz = 100 Hz\n# Unit: mV\n"),
+    ],
+)
+def test_what_spreadsheets_and_exports_write(tmp_path, text):
+    said = Reading() if "100 Hz" in text else Reading(100.0, (), None if "V," in text else "mV")
+    record = read(_write(tmp_path / "a.csv", text), said)
+    assert record.sampling_rate_hz == 100.0
+    np.testing.assert_allclose(record.signal_mv, ROWS.T, atol=1e-5)
+
+
 def test_other_order_a_counting_column_and_others(tmp_path):
     headings = ["", "V1", "MLII", "DII", "-aVR"]
     rows = np.stack([np.arange(500), ROWS[:, 6], ROWS[:, 0], ROWS[:, 1], -ROWS[:, 3]], axis=1)
@@ -142,6 +159,10 @@ def test_an_empty_cell_is_missing(tmp_path, cell):
         ("I,II\n1,2\n1\n", "row 3: 1 cells, expected 2"),
         ("I,II\n1,2\n1,2,3\n", "row 3: 3 cells"),
         ("I,II\n1,Doe\n", "row 2, column 2: no number"),
+        ("I,II\n0,1,0,2\n", "4 cells, expected 2; if commas are decimal"),
+        ("I II\n1 2\n", "expected numbers parted by commas"),
+        ("I_V,II_V\n1,2\n", "expected at least one of I"),
+        ("# sampling_rate_hz: about 100\nI,II\n1,2\n", "'about 100', expected a number"),
         ("I,II\n1,2\n1,0x\n", "row 3, column 2: no number"),
         ("I,DI\n1,2\n", "lead I is there twice"),
         ("a,b\n1,2\n", "expected at least one of I, II"),

@@ -50,9 +50,10 @@ def assemble(
     names = lead_names(name, spelled)
     stored = [lead for lead in names if lead]
     if not stored:
+        got = ", ".join(shown(text, k) for k, text in enumerate(spelled[:6], 1))
         raise BadInput(
-            f"{name}: got {', '.join(shown(text, k) for k, text in enumerate(spelled, 1))[:80]}, "
-            f"expected at least one of {', '.join(LEADS)}; name the leads in the header"
+            f"{name}: got {got}{', …' * (len(spelled) > 6)}, expected at least one of "
+            f"{', '.join(LEADS)}; name the leads in the header"
         )
     leads = canonical_order(stored)
     signal = np.ascontiguousarray(signal_mv[[stored.index(lead) for lead in leads]], np.float32)

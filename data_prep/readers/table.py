@@ -20,8 +20,11 @@ from data_prep.records import BadInput, Reading, Record
 _MAX_BYTES = 1 << 23  # three minutes of twelve leads at 500 Hz
 _MAX_LINE = 1 << 14
 _PEEK_BYTES = 1 << 14
-_MISSING = ("", "nan", "na", "n/a", "null", "none")
-_STATEMENT = re.compile(r"#\s*(?P<key>sampling_rate_hz|unit)\s*[:=]\s*(?P<value>\S+)\s*")
+_MISSING = ("", "nan", "na", "n/a", "#n/a", "null", "none")
+_STATEMENT = re.compile(
+    r"#\s*(?P<key>sampling_rate_hz|unit)\s*[:=]\s*(?P<value>\S.*?)(?:\s*hz)?", re.IGNORECASE
+)
+_SEPARATOR = re.compile(r"sep=.?")  # Excel's
 _TIME = re.compile(r"t(?:ime)?\s*(?:[_(\[]\s*(?P<unit>m?s)\s*[)\]]?)?", re.IGNORECASE)
 _JITTER = 0.5  # of a step: times are rounded in the file, a row that is missing is a step more
 
@@ -93,18 +96,22 @@ def _parse(path: Path, raw: bytes, peek: bool = False) -> _Table:
     if (longest := max(map(len, lines), default=0)) > _MAX_LINE:
         raise BadInput(f"{path}: a line of {longest} letters, expected at most {_MAX_LINE}")
     said, start = Stated(), 0
-    while start < len(lines) and (not lines[start].strip() or lines[start].startswith("#")):
+    while start < len(lines) and _is_preface(lines[start].strip()):
         if found := _STATEMENT.fullmatch(lines[start].strip()):
-            said = _with_statement(path, said, found["key"], found["value"])
+            said = _with_statement(path, said, found["key"].lower(), found["value"])
         start += 1
     lines = [line for line in lines[start:] if line.strip()]
     if not lines:
         raise BadInput(f"{path}: empty, expected a row of lead names and rows of numbers")
-    delimiter = max(";\t,", key=lines[0].count)
+    delimiter = max(";\t,|", key=lines[0].count)
     first = [cell.strip() for cell in lines[0].split(delimiter)]
     if all(_is_number(cell, delimiter) for cell in first):
         return _Table((), lines, start + 1, delimiter, said)
     return _Table(tuple(first), lines[1:], start + 2, delimiter, said)
+
+
+def _is_preface(line: str) -> bool:
+    return not line or line.startswith("#") or bool(_SEPARATOR.fullmatch(line))
 
 
 def _with_statement(path: Path, said: Stated, key: str, value: str) -> Stated:
@@ -124,9 +131,10 @@ def _numbers(path: Path, table: _Table, width: int) -> Float[np.ndarray, "T C"]:
     for row, line in enumerate(table.rows, table.first_line):
         cells = line.split(table.delimiter)
         if len(cells) != width:
-            raise BadInput(
-                f"{path}, row {row}: {len(cells)} cells, expected {width}; fetch the file again"
-            )
+            cure = "fetch the file again"
+            if table.delimiter == "," and len(cells) > width:
+                cure = "if commas are decimal ones, part the cells by semicolons"
+            raise BadInput(f"{path}, row {row}: {len(cells)} cells, expected {width}; {cure}")
         try:
             numbers += map(float, cells)
         except ValueError:
@@ -139,7 +147,10 @@ def _odd_numbers(where: str, cells: list[str], delimiter: str) -> list[float]:
     """The numbers of a row of which some are missing, or have a decimal comma."""
     for column, cell in enumerate(cells, 1):
         if not _is_number(cell, delimiter):
-            raise BadInput(f"{where}, column {column}: no number; correct the file")
+            raise BadInput(
+                f"{where}, column {column}: no number, expected numbers parted by commas, "
+                "semicolons, tabs or |; correct the file"
+            )
     return [_number(cell, delimiter) for cell in cells]
 
 

@@ -12,7 +12,8 @@ _SCALES = (
 )
 MV_PER_UNIT = {unit: scale for scale, units in _SCALES for unit in units}
 _UNIT_IN_NAME = re.compile(
-    r"^(?P<name>.*?)\s*(?:[(\[]\s*(?P<unit>[^)\]]*)[)\]]|/\s*(?P<over>\S+))$"
+    r"^(?P<name>.*?)\s*(?:[(\[]\s*(?P<unit>[^)\]]*)[)\]]|/\s*(?P<over>\S+)"
+    r"|[_\s](?P<after>[^_\s]{2,}))$"  # `I_V` need not be lead I in volts
 )
 
 
@@ -31,9 +32,9 @@ def mv_per_unit(where: str, unit: str) -> float:
 
 
 def split_unit(heading: str) -> tuple[str, str | None]:
-    """A column's name and its unit: of `V1 (mV)`, `V1 [uV]` or `V1/mV`; None where none is said."""
+    """A column's name and its unit: of `V1 (mV)`, `V1 [uV]`, `V1/mV`, `V1_mV`; None if not said."""
     found = _UNIT_IN_NAME.match(heading.strip())
-    unit = (found["unit"] or found["over"] or "").strip() if found else ""
+    unit = (found["unit"] or found["over"] or found["after"] or "").strip() if found else ""
     if found and (unit.lower() in MV_PER_UNIT or found["unit"] is not None):
         return found["name"], unit
     return heading.strip(), None
