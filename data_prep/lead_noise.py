@@ -47,7 +47,7 @@ def _above(
     x: Float[np.ndarray, "L W"], mains_hz: tuple[float, ...], rate_hz: float
 ) -> Float[np.ndarray, "L M"]:
     """Returns by how much the amplitude at each mains frequency exceeds those beside it."""
-    step = np.nan_to_num(np.diff(x, axis=1))  # no baseline, no slow waves
+    step = np.nan_to_num(np.diff(x, axis=1), copy=False)  # no baseline, no slow waves
     parts = (step @ _tones(mains_hz, step.shape[1], rate_hz)).reshape(len(x), 2, len(mains_hz), 3)
     size = np.hypot(parts[:, 0], parts[:, 1])
     return size[..., 0] - size[..., 1:].max(axis=-1)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -128,6 +129,7 @@ class Measurement:
         )
 
 
+@cache
 def _digits(key: str) -> int:
     return max(
         ((len(unit), digits) for unit, digits in DIGITS.items() if key.endswith(unit)),
