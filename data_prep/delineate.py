@@ -23,6 +23,7 @@ from data_prep.decode import decode
 from data_prep.edges import level_edges
 from data_prep.jumps import onset_at_jump
 from data_prep.likeness import ALIKE, likeness
+from data_prep.pacing import pacing_spikes, without_spikes
 from data_prep.peaks import qrs_peak, smoothed, wave_peak
 
 EDGE_MS = 4.0  # a wave whose bound is nearer to the record's end goes on beyond it
@@ -49,7 +50,7 @@ def delineate(
         return np.empty((num_leads, 0, 9))
     whole = bridged(signal_mv[alive])
     x = at_working_rate(whole, sampling_rate_hz)
-    steady = between(x)
+    steady = between(without_spikes(x, pacing_spikes(x, RATE_HZ), RATE_HZ))
     found = network.probabilities(params or network.weights(), frames(_padded(steady)))
     bounds = decode(*found)
     # Hum and muscle noise are not alike from beat to beat; what is slower tells.

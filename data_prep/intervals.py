@@ -2,8 +2,9 @@
 
 A beat's global onset is the second earliest over the leads and its global offset the second latest,
 so that no stray lead sets an interval (with fewer than three leads that have the mark: earliest and
-latest). Intervals of the record are medians over all of its beats, and the rate counts all; axis,
-regularity and voltage indices are those of its own beats: ectopic ones are left out.
+latest). Intervals of the record are medians over all of its beats with a whole QRS, and the rate
+counts all; axis, regularity and voltage indices are those of its own beats: ectopic ones are left
+out.
 
 Axes: L leads, T samples, N beats.
 """
@@ -191,7 +192,8 @@ def _summary(
     own = qrs[1:][usual[qrs[1:]] & usual[qrs[:-1]]]
     own_rr = rr_ms[own][np.isfinite(rr_ms[own])]
     rr = own_rr if len(own_rr) > 1 else rr
-    onset_ms, offset_ms = onset_ms[:, qrs], offset_ms[:, qrs]
+    whole = np.isfinite(onset_ms[1]) & np.isfinite(offset_ms[1])  # not cut by the record's end
+    onset_ms, offset_ms = onset_ms[:, whole], offset_ms[:, whole]
     qt_ms = _median(offset_ms[2] - onset_ms[1])
     return {
         "n_beats": len(qrs),
