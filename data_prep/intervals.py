@@ -92,15 +92,13 @@ def _pacing(
     offset: Float[np.ndarray, " N"],
     rate_hz: float,
 ) -> tuple[Float[np.ndarray, " N"], Float[np.ndarray, "L T"]]:
-    """Returns which beats are paced, and the leads without what paced them: no heart made that.
+    """Returns which beats are paced, and the leads without spikes: no heart made them.
 
     Spikes and jumps are counted apart: a chance one of each kind is no second witness.
     """
     spikes = pacing_spikes(signal, rate_hz)
     jumps = pacing_jumps(signal, onset, offset, rate_hz)
     paced = np.fmax(paced_beats(spikes, onset, rate_hz), paced_beats(jumps, onset, rate_hz))
-    if (paced == 1).any():
-        spikes = np.union1d(spikes, jumps)
     return paced, without_spikes(signal, spikes, rate_hz)
 
 

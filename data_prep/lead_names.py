@@ -64,7 +64,7 @@ def true_names(
     if len(limb) < 3:
         return Names(NONE, "limb leads cannot be compared: not all six are stored")
     x = _samples(record, limb)
-    flat = x.std(axis=1) == 0
+    flat = np.ptp(x, axis=1) == 0 if x.shape[1] else np.ones(len(limb), bool)
     if x.shape[1] < 2 or flat.sum() > 1:
         return Names(None, "limb leads cannot be compared: they are flat or missing")
     covariance = np.cov(x)
