@@ -40,7 +40,7 @@ from data_prep.waves import QRS_PEAK, Waves
 MARGIN = {
     "limb": 1.2,
     "round": 1.6,
-    "LA-LL": 6.0,
+    "LA-LL": 3.6,
     "neighbours": 2.5,
     "chest": 5.0,
     "three": 6.0,

@@ -59,6 +59,32 @@ def test_the_order_of_the_leads_changes_nothing() -> None:
     assert np.abs(joint - same).max() < 1e-4
 
 
+def test_a_long_record_goes_in_pieces_to_the_same_end() -> None:
+    rng = np.random.default_rng(1)
+    count = network.PIECE + 4 * network.BESIDE
+    seen = rng.standard_normal((2, count, shown(1).shape[2])).astype(np.float32)
+    whole = network._piece(network.weights(), seen)
+    pieces = network.probabilities(network.weights(), seen)
+    for one, other in zip(whole, pieces, strict=True):
+        assert one.shape == other.shape
+        assert np.abs(one - other).max() < 1e-5
+    network_alone = network._piece(network.weights(), seen[:, network.PIECE :])
+    first = network.PIECE * one.shape[0] // count
+    assert np.abs(network_alone[1][:40] - pieces[1][first : first + 40]).max() > 1e-3
+
+
+def test_the_network_sees_no_more_than_a_record_of_100_hz_holds() -> None:
+    time_s = np.arange(5000) / RATE_HZ
+
+    def passed(hz: float) -> float:
+        wave = np.sin(2 * np.pi * hz * time_s)[None]
+        return float(between(wave)[0, 500:-500].std() / wave.std())
+
+    assert passed(10.0) == pytest.approx(1.0, abs=0.01)
+    assert passed(50.0) < 0.01
+    assert passed(0.1) < 0.03
+
+
 def test_stored_weights_come_back(tmp_path: Path) -> None:
     params = Delineator().init(jax.random.key(0), shown(2)[None], np.ones((1, 2)))["params"]
     flat = {path: np.asarray(x) for path, x in flatten_dict(params, sep="/").items()}

@@ -91,7 +91,7 @@ def test_any_order_of_the_six_limb_leads_is_suspected_and_mostly_named() -> None
 
 
 @pytest.mark.parametrize(
-    ("number", "least"), [(0, 0.95), (1, 0.95), (2, 0.1), (3, 0.95), (4, 0.95)]
+    ("number", "least"), [(0, 0.95), (1, 0.95), (2, 0.25), (3, 0.95), (4, 0.95)]
 )
 def test_exchanged_limb_electrodes_are_suspected(number: int, least: float) -> None:
     """LA-LL (number 2) looks like another axis: only the clearest are seen."""
@@ -105,7 +105,7 @@ def test_exchanged_limb_electrodes_are_suspected(number: int, least: float) -> N
     [
         ("V1 and V2 exchanged", 0.75),
         ("V1 and V3 exchanged", 0.85),
-        ("V4 and V6 exchanged", 0.7),
+        ("V4 and V6 exchanged", 0.65),
         ("V1 to V6 in reverse order", 0.85),
         ("V2 inverted", 0.9),
         ("V5 inverted", 0.9),

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from data_prep.intervals import global_bounds, measure_waves
 from data_prep.pacing import pacing_jumps, pacing_spikes, without_spikes
-from data_prep.records import Record
+from data_prep.records import Record, read
+from data_prep.waves import find_waves
 from synthetic import ecg
+
+SAMPLE = Path(__file__).parents[1] / "data_prep" / "sample"
 
 OF_QRS = ("q_amp_mv", "r_amp_mv", "s_amp_mv", "qrs_area_mv_ms")
 
@@ -137,3 +141,16 @@ def test_a_discharge_in_one_beat_changes_no_amplitude() -> None:
     assert np.abs(r).max() < 0.05
     onset, offset = waves.samples[0, 4, 3:6:2].astype(int)
     assert once.signal_mv[6, onset:offset].max() > 2.0, "the control: as recorded it is the largest"
+
+
+@pytest.mark.parametrize("name", ["00270", "00017", "00164"])
+def test_a_spike_without_capture_is_no_beat(name: str) -> None:
+    record = read(SAMPLE / "ptbxl" / name)
+    waves = find_waves(record)
+    r = waves.samples[:, :, 4]
+    r = np.nanmedian(r[:, np.isfinite(r).any(axis=0)], axis=0)
+    between = np.rint(r[2:-1:3] + 0.6 * np.diff(r)[2::3]).astype(int)
+    found = find_waves(spiked(record, between, mv=3.0))
+    assert found.num_beats == waves.num_beats
+    broad = spiked(record, (between[:, None] + np.arange(-20, 20)).ravel(), mv=3.0)
+    assert find_waves(broad).num_beats != waves.num_beats, "the control: as long as a QRS"
