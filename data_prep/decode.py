@@ -10,7 +10,6 @@ Axes: L leads, S moments (MOMENT samples each), N beats, M moments of a window.
 
 from __future__ import annotations
 
-import warnings
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ import numpy as np
 from jaxtyping import Float
 
 from data_prep.conditioning import MOMENT, RATE_HZ
+from data_prep.nan_median import nan_median
 from data_prep.network import CLASSES
 
 WAVES = ("p", "qrs", "t")
@@ -183,10 +183,11 @@ def _alike(bounds: Float[np.ndarray, "L N 2"], limit: int) -> Float[np.ndarray, 
     """
     if bounds.shape[1] < 3:
         return bounds
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # of a lead without the wave
-        middle = np.nanmean(bounds, axis=(0, 2))[:, None]
-        apart = bounds - middle - np.nanmedian(bounds - middle, axis=1, keepdims=True)
+    known = np.isfinite(bounds)
+    middle = np.where(known, bounds, 0.0).sum(axis=(0, 2))
+    middle /= np.maximum(known.sum(axis=(0, 2)), 1)
+    from_middle = bounds - middle[:, None]
+    apart = from_middle - nan_median(from_middle, axis=1)[:, None]
     return bounds - np.where(np.abs(apart) <= limit, apart / 2, 0.0)
 
 

@@ -23,6 +23,7 @@ from data_prep.decode import decode
 from data_prep.edges import level_edges
 from data_prep.jumps import onset_at_jump
 from data_prep.likeness import ALIKE, likeness
+from data_prep.nan_median import nan_median
 from data_prep.pacing import pacing_spikes, without_spikes
 from data_prep.peaks import qrs_peak, smoothed, wave_peak
 
@@ -69,7 +70,7 @@ def _middles(bounds: Float[np.ndarray, "L N 3 2"]) -> Float[np.ndarray, " K"]:
     """Returns the middle of each QRS, the median of the leads that show it."""
     middle = bounds[:, :, 1].mean(axis=-1)
     shown = np.isfinite(middle).any(axis=0)
-    return np.nanmedian(middle[:, shown], axis=0)
+    return nan_median(middle[:, shown], axis=0)
 
 
 def _with_peaks(

@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from data_prep.conditioning import samples_of, windows
+from data_prep.nan_median import nan_median
 
 BEFORE_MS, AFTER_MS = 440, 760  # of a beat's middle that are averaged
 BESIDE_MS, GAP_MS, INTO_MS = 24, 6, 44  # looked at outside of a bound, left free there, and inside
@@ -42,11 +43,11 @@ def level_edges(
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # of a mark that no beat has
-        middle = np.nanmedian(bounds[:, :, 1].mean(axis=-1), axis=0)
+        middle = nan_median(bounds[:, :, 1].mean(axis=-1), axis=0)
         if np.isfinite(middle).sum() < LEAST_BEATS:
             return bounds
         beat = _average(x, middle[np.isfinite(middle)])
-        usual = np.nanmedian(bounds - middle[:, None, None], axis=1) + samples_of(BEFORE_MS)
+        usual = nan_median(bounds - middle[:, None, None], axis=1) + samples_of(BEFORE_MS)
         noise = _white_noise(beat)
         cycle = float(np.nanmedian(np.diff(middle)))
         level = _is_level(beat, usual, cycle, noise)

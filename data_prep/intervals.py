@@ -22,6 +22,7 @@ from data_prep.amplitudes import amplitudes
 from data_prep.beat_kinds import ectopic_beats
 from data_prep.frontal_axis import frontal_axis
 from data_prep.measurement import BEAT_QUANTITIES, Measurement
+from data_prep.nan_median import nan_median
 from data_prep.pacing import paced_beats, pacing_jumps, pacing_spikes, without_spikes
 from data_prep.records import Record
 from data_prep.voltage import voltage_indices
@@ -137,7 +138,7 @@ def _rr(waves: Waves, signal: Float[np.ndarray, "L T"]) -> Float[np.ndarray, " N
     NaN for the first, for a beat without QRS, and where most leads are missing in between for as
     long as a QRS: beats may have gone unseen there.
     """
-    time = _median_over_leads(waves.samples[:, :, 4])
+    time = nan_median(waves.samples[:, :, 4], axis=0)
     rr = np.full(len(time), np.nan)
     beats = np.flatnonzero(np.isfinite(time))
     rr[beats[1:]] = np.diff(time[beats])
@@ -150,15 +151,6 @@ def _rr(waves: Waves, signal: Float[np.ndarray, "L T"]) -> Float[np.ndarray, " N
                 across = (time[beats[:-1]] < begin) & (time[beats[1:]] >= begin)
                 rr[beats[1:][across]] = np.nan
     return rr
-
-
-def _median_over_leads(marks: Float[np.ndarray, "L N"]) -> Float[np.ndarray, " N"]:
-    """Returns the median of the leads that have the mark, NaN where none has."""
-    if not marks.size:
-        return np.full(marks.shape[1], np.nan)
-    ordered, beat = np.sort(marks, axis=0), np.arange(marks.shape[1])  # NaN last
-    last = np.isfinite(marks).sum(axis=0) - 1
-    return (ordered[np.maximum(last, 0) // 2, beat] + ordered[(last + 1) // 2, beat]) / 2
 
 
 def _beat_intervals(waves: Waves, ms: float) -> dict[str, Float[np.ndarray, "L N"]]:

@@ -8,12 +8,11 @@ Axes: L leads, N beats, U samples at the working rate, W samples around an onset
 
 from __future__ import annotations
 
-import warnings
-
 import numpy as np
 from jaxtyping import Float
 
 from data_prep.conditioning import samples_of, windows
+from data_prep.nan_median import nan_median
 
 BEFORE_MS, AFTER_MS = 10.0, 32.0  # of the joint onset: where a jump is looked for
 LONGEST_MS = 200.0  # of a QRS that is looked at
@@ -32,13 +31,11 @@ def onset_at_jump(
         bounds: onset and offset of P, QRS and T in samples.
     """
     qrs = bounds[:, :, 1]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # of a beat that is a P alone
-        first, last = (np.nan_to_num(np.nanmedian(qrs[..., i], axis=0)) for i in (0, 1))
+    first, last = (np.nan_to_num(nan_median(qrs[..., i], axis=0)) for i in (0, 1))
     length = samples_of(LONGEST_MS)
     inside = np.rint(first)[:, None] + np.arange(length) <= np.maximum(last, first)[:, None]
-    qrs_mv = np.where(inside, windows(x, first, 0, length), np.nan)
-    height = np.nanmax(qrs_mv, axis=-1) - np.nanmin(qrs_mv, axis=-1)
+    course = windows(x, first, 0, length)
+    height = np.ptp(np.where(inside, course, course[..., :1]), axis=-1)
     start = first - samples_of(BEFORE_MS)
     steps = np.abs(np.diff(windows(x, start, 0, samples_of(BEFORE_MS + AFTER_MS) + 1)))
     jumps = (steps > SHARE * height[..., None]) & (steps > LEAST_MV)

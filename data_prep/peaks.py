@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Int
 from scipy import ndimage
 
 from data_prep.amplitudes import PQ_MS
+from data_prep.nan_median import nan_median
 
 SMOOTH_MS = 24.0
 SPIKE_MS, SPIKY = 4.0, 1.7  # a pacemaker spike: half its width, and how far it stands out
@@ -27,8 +28,9 @@ def qrs_peak(
     before = max(1, round(PQ_MS * rate_hz / 1000))
     first = _first(bounds)
     level = _values(signal, first - before, before + 1).mean(axis=-1)
-    typical = np.nanmedian(signal, axis=1, keepdims=True)  # a QRS at the start has no PQ level
-    level = np.where(first >= before, level, typical)[..., None]
+    if (first < before).any():  # a QRS at the start has no PQ level
+        level = np.where(first >= before, level, nan_median(signal, axis=1)[:, None])
+    level = level[..., None]
     window, inside = _window(signal, bounds)
     height = np.where(inside, np.abs(window - level), -1.0)
     reach = max(1, round(SPIKE_MS * rate_hz / 1000))
