@@ -74,12 +74,12 @@ def decode(
     beats = find_beats(joint)
     bounds = np.full((len(lead), len(beats), len(WAVES), 2), np.nan)
     for w, wave in enumerate(WAVES):
-        having = [k for k, beat in enumerate(beats) if beat[w] is not None]
+        having = [(k, one) for k, beat in enumerate(beats) if (one := beat[w]) is not None]
         if having:
-            stretches = [beat[w] for beat in beats if beat[w] is not None]
+            beat_of, stretches = zip(*having, strict=True)
             own = lead[..., CLASSES.index(wave)]
             found = _bounds(own, stretches, SHAPES[wave])
-            bounds[:, having, w] = _alike(found, SHAPES[wave].alike)
+            bounds[:, beat_of, w] = _alike(found, SHAPES[wave].alike)
     return _apart(bounds * MOMENT - 0.5)
 
 

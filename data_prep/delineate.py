@@ -29,6 +29,7 @@ from data_prep.peaks import qrs_peak, smoothed, wave_peak
 
 EDGE_MS = 4.0  # a wave whose bound is nearer to the record's end goes on beyond it
 SHARP_HZ = 200.0  # at lower rates a trace rings beside QRS, by the filter before its sampling
+SHORT_GAP_MS = 12.0
 HUM = 10  # samples at the working rate: a period of 50 Hz
 MIN_DURATION_S = 0.8  # shorter, no wave can be told from what surrounds it
 
@@ -46,19 +47,24 @@ def delineate(
         params: of the network; those that come with the package if None.
     """
     num_leads, num_samples = signal_mv.shape
+    there = np.flatnonzero(np.isfinite(signal_mv).any(axis=0))
+    if len(there) and there[-1] - there[0] + 1 < num_samples:  # nothing before, or nothing after
+        inside = signal_mv[:, there[0] : there[-1] + 1]
+        return delineate(inside, sampling_rate_hz, params) + there[0]
     alive = alive_leads(signal_mv)
     if num_samples < MIN_DURATION_S * sampling_rate_hz or not alive.any():
         return np.empty((num_leads, 0, 9))
     whole = bridged(signal_mv[alive])
     x = at_working_rate(whole, sampling_rate_hz)
-    steady = between(without_spikes(x, pacing_spikes(x, RATE_HZ), RATE_HZ))
+    clean = without_spikes(x, pacing_spikes(x, RATE_HZ), RATE_HZ)
+    steady = between(clean)
     found = network.probabilities(params or network.weights(), frames(_padded(steady)))
     bounds = decode(*found)
     # Hum and muscle noise are not alike from beat to beat; what is slower tells.
     if likeness(ndimage.uniform_filter1d(steady, HUM, axis=1), _middles(bounds)) < ALIKE:
         return np.empty((num_leads, 0, 9))
     if sampling_rate_hz >= SHARP_HZ:
-        bounds = level_edges(x, onset_at_jump(x, bounds))
+        bounds = level_edges(clean, onset_at_jump(x, bounds))
     bounds = np.round(bounds * (sampling_rate_hz / RATE_HZ))
     marks = np.full((num_leads, bounds.shape[1], 3, 3), np.nan)
     marks[alive] = _with_peaks(signal_mv[alive], whole, bounds, sampling_rate_hz)
@@ -83,6 +89,7 @@ def _with_peaks(
 
     What the record's ends cut has no bound there; of P and T nothing is left then.
     """
+    signal_mv = _without_short_gaps(signal_mv, whole, rate_hz)
     last = signal_mv.shape[1] - 1
     margin = EDGE_MS * rate_hz / 1000
     cut = np.stack([bounds[..., 0] < margin, bounds[..., 1] > last - margin], axis=-1)
@@ -98,6 +105,17 @@ def _with_peaks(
     incomplete = cut.any(axis=-1) & np.array([True, False, True])
     marks[incomplete] = np.nan
     return marks
+
+
+def _without_short_gaps(
+    signal_mv: Float[np.ndarray, "L T"], whole: Float[np.ndarray, "L T"], rate_hz: float
+) -> Float[np.ndarray, "L T"]:
+    """Returns the leads bridged where so little is missing that a wave still has its peak."""
+    missing = np.isnan(signal_mv)
+    if not missing.any():
+        return signal_mv
+    longer = np.ones((1, max(1, round(SHORT_GAP_MS * rate_hz / 1000)) + 1))
+    return np.where(ndimage.binary_opening(missing, longer), np.nan, whole)
 
 
 def _padded(x: Float[np.ndarray, "L U"]) -> Float[np.ndarray, "L V"]:

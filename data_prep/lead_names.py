@@ -62,6 +62,9 @@ def true_names(
     if not {"I", "II"} <= set(record.leads):
         return Names(None, "leads cannot be compared: I and II are not both there")
     if len(limb) < 3:
+        pair = _samples(record, ("I", "II"))
+        if pair.shape[1] < 2 or (np.ptp(pair, axis=1) == 0).any():
+            return Names(None, "leads cannot be compared: I or II is flat or missing")
         return Names(NONE, "limb leads cannot be compared: not all six are stored")
     x = _samples(record, limb)
     flat = np.ptp(x, axis=1) == 0 if x.shape[1] else np.ones(len(limb), bool)

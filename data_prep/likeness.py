@@ -17,15 +17,16 @@ ALIKE = 0.7  # real records have 0.8 and more, ectopic beats among them; noise m
 def likeness(x: Float[np.ndarray, "L T"], middle: Float[np.ndarray, " N"]) -> float:
     """Returns the median over the beats of their correlation with the others' mean, in all leads.
 
-    A single beat has no others: its likeness is 1.
+    A single beat has no others: its likeness is 1. One that the record's end cuts does not count.
 
     Args:
         x: without wander.
         middle: of each QRS, in samples.
     """
+    reach = samples_of(REACH_MS)
+    middle = middle[(middle >= reach) & (middle < x.shape[1] - reach)]
     if len(middle) < 2:
         return 1.0
-    reach = samples_of(REACH_MS)
     window = windows(x, middle, -reach, reach + 1)
     window = window - window.mean(axis=-1, keepdims=True)
     window /= np.sqrt((window**2).mean(axis=(1, 2), keepdims=True)) + 1e-12

@@ -162,6 +162,16 @@ def test_beats_are_alike_and_noise_is_not() -> None:
     assert likeness(noise, middle[:1]) == 1.0
 
 
+def test_a_beat_that_the_end_cuts_says_nothing_of_likeness() -> None:
+    x = np.random.default_rng(0).standard_normal((2, 1000)) * 0.01
+    for at in (200, 500, 800):
+        x[:, at - 20 : at + 20] += np.hanning(40)
+    whole = likeness(x, np.array([200.0, 500.0, 800.0]))
+    assert whole > ALIKE
+    assert likeness(x, np.array([200.0, 500.0, 800.0, 995.0])) == pytest.approx(whole)
+    assert likeness(x, np.array([200.0, 350.0])) < ALIKE
+
+
 def test_of_two_waves_after_a_qrs_the_larger_is_t() -> None:
     joint = probabilities({**BEAT, "t": [(210, 255), (300, 315)]})
     assert [beat[2] for beat in find_beats(joint)] == [(210, 255)]

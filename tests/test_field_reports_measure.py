@@ -207,6 +207,44 @@ def test_one_missing_sample_changes_nothing_but_its_beat() -> None:
         assert m.summary[key] == pytest.approx(whole.summary[key], abs=2.0)
 
 
+@pytest.mark.parametrize("name", ["ptbxl/00270", "ptbxl/00164", "ludb/1"])
+def test_a_sample_missing_in_all_leads_deletes_no_beat(name: str) -> None:
+    record = sample(name)
+    whole = measure(record)
+    at = int(np.nanmedian(whole.waves.samples[:, 4, QRS_PEAK]))
+    signal = record.signal_mv.copy()
+    signal[:, at] = np.nan
+    m = measure(with_signal(record, signal))
+    assert m.waves.num_beats == whole.waves.num_beats
+    for key in ("heart_rate_bpm", "rr_sd_ms"):
+        assert m.summary[key] == pytest.approx(whole.summary[key], abs=1.5)
+    assert np.isnan(m.beats["qrs_area_mv_ms"][:, 4]).all()
+    signal[:, at - 40 : at + 40] = np.nan
+    lost = measure(with_signal(record, signal)).waves.samples[:, :, QRS_PEAK]
+    assert not (np.abs(lost - at) < 40).any(), "the control: a gap as long as the QRS hides it"
+
+
+def test_missing_samples_are_no_pacing_spikes() -> None:
+    record, waves = ecg(noise_mv=0.005)
+    at = np.rint(waves.samples[0, :, 3]).astype(int) - 8
+    signal = record.signal_mv + np.float32(1.0)
+    signal[:, at] = np.nan
+    assert measure(with_signal(record, signal)).summary["n_paced"] == 0
+    signal[:, at] = 3.0
+    assert measure(with_signal(record, signal)).summary["n_paced"] == waves.num_beats
+
+
+def test_a_record_that_begins_late_is_measured_where_it_is() -> None:
+    record, waves = ecg()
+    signal = record.signal_mv.copy()
+    signal[:, :3000] = np.nan
+    m = measure(with_signal(record, signal))
+    peaks = m.waves.samples[1, :, QRS_PEAK]
+    expected = waves.samples[1, :, QRS_PEAK]
+    assert np.abs(peaks - expected[expected > 3050][: len(peaks)]).max() <= 5
+    assert m.summary["heart_rate_bpm"] == pytest.approx(72.0, abs=0.5)
+
+
 def test_beats_in_a_gap_are_absent_and_no_rr_crosses_it() -> None:
     """wfdb-python#14: a record of segments has gaps, which are no pauses of the heart."""
     record, waves = ecg(rate_bpm=75)

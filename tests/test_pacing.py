@@ -106,6 +106,9 @@ def test_lines_lie_over_spikes_alone_and_gaps_stay() -> None:
     assert (np.isnan(clean) == np.isnan(signal)).all()
     assert np.allclose(np.diff(clean[:, 496:505], n=2), 0.0, atol=1e-5)
     assert without_spikes(signal, np.empty(0, int), 500.0) is signal
+    signal[:, 498:503] = np.nan
+    gone = without_spikes(signal, np.array([500]), 500.0)
+    assert (np.isnan(gone) == np.isnan(signal)).all()
 
 
 @pytest.mark.parametrize("rate_hz", [360.0, 500.0, 1000.0])
