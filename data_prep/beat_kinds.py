@@ -57,7 +57,7 @@ def ectopic_beats(
     usual = _usual_rr(rr, own)
     width = np.diff(bounds[:, beats], axis=0)[0]
     with np.errstate(invalid="ignore"):
-        wider = width > WIDER * np.median(width[own])
+        wider = width > WIDER * (np.median(width[own]) if own.any() else np.inf)
         out_of_time = (rr < EARLY * usual) | (next_rr > LATE * usual)
         out_of_time |= wider & (rr > LATE * usual)
         early = own & (rr < EARLY_ALONE * usual) & ~(next_rr < EARLY_NEXT * usual)
