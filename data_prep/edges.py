@@ -76,7 +76,7 @@ def _average(x: Float[np.ndarray, "L U"], middle: Float[np.ndarray, " N"]) -> np
 
 def _white_noise(beat: Float[np.ndarray, "L W"]) -> Float[np.ndarray, " L"]:
     rough = np.abs(np.diff(beat, n=3, axis=1))
-    return np.nanmedian(rough, axis=1) / 0.6745 / np.sqrt(20.0)
+    return nan_median(rough, axis=1) / 0.6745 / np.sqrt(20.0)
 
 
 def _is_level(

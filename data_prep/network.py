@@ -125,7 +125,9 @@ def _classes(params: Params, path: str, x: Float[np.ndarray, "L T C"]) -> Array:
 
 
 def _dense(params: Params, path: str, x: Float[np.ndarray, "L T C"]) -> Array:
-    return x @ params[f"{path}/kernel"] + params[f"{path}/bias"]
+    out = x.reshape(-1, x.shape[-1]) @ params[f"{path}/kernel"]  # one product, not one a lead
+    out += params[f"{path}/bias"]
+    return out.reshape(*x.shape[:-1], -1)
 
 
 def _block(params: Params, path: str, x: Float[np.ndarray, "L T C"]) -> Array:
@@ -146,7 +148,9 @@ def _block(params: Params, path: str, x: Float[np.ndarray, "L T C"]) -> Array:
         window = padded[first : first + count * width].reshape(count, width * channels)
         np.matmul(window, flat, out=out[:, first])
     rows = out.reshape(count * width, -1)[: num_leads * apart]
-    return x + rows.reshape(num_leads, apart, -1)[:, :num_frames] + bias
+    result = x + rows.reshape(num_leads, apart, -1)[:, :num_frames]
+    result += bias
+    return result
 
 
 def _halved(x: Float[np.ndarray, "L T C"]) -> Array:
