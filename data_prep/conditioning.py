@@ -37,7 +37,7 @@ def windows(
 def alive_leads(signal_mv: Float[np.ndarray, "L T"]) -> Bool[np.ndarray, " L"]:
     """Returns which leads carry a signal: at least half of it is there, and it is not constant."""
     present = np.isfinite(signal_mv)
-    some = np.sort(np.where(present, signal_mv, np.nan)[:, ::4], axis=1)  # NaN last
+    some = np.sort(np.where(present[:, ::4], signal_mv[:, ::4], np.nan), axis=1)  # NaN last
     last = np.isfinite(some).sum(axis=1, keepdims=True) - 1
     ends = [np.take_along_axis(some, np.rint(q * last).astype(int), axis=1) for q in OUTERMOST]
     spread = np.where(present.mean(axis=1) >= 0.5, (ends[1] - ends[0])[:, 0], 0.0)

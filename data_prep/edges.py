@@ -49,7 +49,7 @@ def level_edges(
         beat = _average(x, middle[np.isfinite(middle)])
         usual = nan_median(bounds - middle[:, None, None], axis=1) + samples_of(BEFORE_MS)
         noise = _white_noise(beat)
-        cycle = float(np.nanmedian(np.diff(middle)))
+        cycle = float(nan_median(np.diff(middle), axis=0))
         level = _is_level(beat, usual, cycle, noise)
         if 2 * level.sum() < len(level):
             return bounds
@@ -134,7 +134,7 @@ def _departure(
     outside = np.arange(-samples_of(GAP_MS + BESIDE_MS), -samples_of(GAP_MS))
     beside = _values(beat, at, outside)
     beside = np.where(at[:, None] + outside > np.nan_to_num(free_from)[:, None], beside, np.nan)
-    level = np.nanmedian(beside, axis=1)
+    level = nan_median(beside, axis=1)
     spread = np.nanmax(np.abs(beside - level[:, None]), axis=1)
     level_there = np.isfinite(beside).sum(axis=1) >= samples_of(LEAST_BESIDE_MS)
     level_there &= spread <= LEVEL * noise + FINEST_MV

@@ -20,6 +20,7 @@ from jaxtyping import Bool, Float
 
 from data_prep.amplitudes import amplitudes
 from data_prep.beat_kinds import ectopic_beats
+from data_prep.conditioning import bridged
 from data_prep.frontal_axis import frontal_axis
 from data_prep.measurement import BEAT_QUANTITIES, Measurement
 from data_prep.nan_median import nan_median
@@ -97,8 +98,9 @@ def _pacing(
 
     Spikes and jumps are counted apart: a chance one of each kind is no second witness.
     """
-    spikes = pacing_spikes(signal, rate_hz)
-    jumps = pacing_jumps(signal, onset, offset, rate_hz)
+    whole = bridged(signal)
+    spikes = pacing_spikes(whole, rate_hz)
+    jumps = pacing_jumps(whole, onset, offset, rate_hz)
     paced = np.fmax(paced_beats(spikes, onset, rate_hz), paced_beats(jumps, onset, rate_hz))
     return paced, without_spikes(signal, spikes, rate_hz)
 

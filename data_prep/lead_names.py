@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from data_prep.exchanges import NONE, Exchange, true_leads
 from data_prep.lead_shapes import NINE, scores, shapes_of
@@ -62,13 +62,12 @@ def true_names(
     if not {"I", "II"} <= set(record.leads):
         return Names(None, "leads cannot be compared: I and II are not both there")
     if len(limb) < 3:
-        pair = _samples(record, ("I", "II"))
-        if pair.shape[1] < 2 or (np.ptp(pair, axis=1) == 0).any():
+        if _flat(_samples(record, ("I", "II"))).any():
             return Names(None, "leads cannot be compared: I or II is flat or missing")
         return Names(NONE, "limb leads cannot be compared: not all six are stored")
     x = _samples(record, limb)
-    flat = np.ptp(x, axis=1) == 0 if x.shape[1] else np.ones(len(limb), bool)
-    if x.shape[1] < 2 or flat.sum() > 1:
+    flat = _flat(x)
+    if flat.sum() > 1:
         return Names(None, "limb leads cannot be compared: they are flat or missing")
     covariance = np.cov(x)
     if outside(covariance, limb) < OUTSIDE_SHARE:
@@ -87,6 +86,11 @@ def _samples(record: Record, leads: Sequence[str]) -> Float[np.ndarray, "L T"]:
     rows = [record.leads.index(lead) for lead in leads]
     x = record.signal_mv[rows, :: max(1, int(record.sampling_rate_hz / PLANE_HZ))]
     return x[:, np.isfinite(x).all(axis=0)].astype(np.float64)
+
+
+def _flat(x: Float[np.ndarray, "L T"]) -> Bool[np.ndarray, " L"]:
+    """Returns which leads are constant: all, if there is no sample or a single one."""
+    return np.ptp(x, axis=1) == 0 if x.shape[1] else np.ones(len(x), bool)
 
 
 def _renamed(limb: tuple[str, ...], source: tuple[int, ...], sign: tuple[float, ...]) -> Exchange:

@@ -1,7 +1,6 @@
 """How much of each lead is noise, mains hum or baseline wander, and where it is cut off or flat.
 
-Axes: L leads, T samples, W samples of a stretch, M mains frequencies,
-C columns.
+Axes: L leads, T samples, W samples of a stretch, M mains frequencies, C columns.
 """
 
 from __future__ import annotations

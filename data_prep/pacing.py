@@ -6,7 +6,8 @@ good part of the QRS. Either makes a paced beat if it stands at the same place o
 Below 250 Hz a spike cannot be told from a QRS, below 360 Hz a jump, and neither where a recorder
 filtered it away.
 
-Axes: L leads, T samples, N beats (of these B have a QRS), W samples around an onset.
+Axes: L leads, T samples, N beats, K spikes or jumps, M
+independent leads.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import math
 import numpy as np
 from jaxtyping import Float, Int
 
-from data_prep.conditioning import bridged
+from data_prep.conditioning import bridged, windows
 from data_prep.records import LEADS
 
 INDEPENDENT = (0, 1, *range(6, 12))  # of all twelve: the other limb leads follow from I and II
@@ -65,13 +66,13 @@ def pacing_spikes(signal: Float[np.ndarray, "L T"], rate_hz: float) -> Int[np.nd
     """Returns the samples of what is too brief for a heart: pacing spikes, or artefacts.
 
     Args:
-        signal: in mV, as recorded.
+        signal: in mV, as recorded, its gaps bridged.
         rate_hz: of the signal; below 250 Hz no spike is seen.
     """
     near, far = int(SPIKE_MS * rate_hz / 1000), round(AROUND_MS * rate_hz / 1000)
     if rate_hz < SPIKE_RATE_HZ or signal.shape[1] <= 2 * far + 2:
         return np.empty(0, int)
-    x = bridged(signal[_independent(signal)]).astype(np.float32)
+    x = _independent(signal).astype(np.float32)
     middle = x[:, near:-near]
     left, right = x[:, : -2 * near], x[:, 2 * near :]
     height = np.maximum(middle - np.maximum(left, right), np.minimum(left, right) - middle)
@@ -99,7 +100,7 @@ def pacing_jumps(
     """Returns the sample after which the trace first jumps, of each complex that begins so.
 
     Args:
-        signal: in mV, as recorded.
+        signal: in mV, as recorded, its gaps bridged.
         onset: global QRS onsets in samples.
         offset: global QRS offsets in samples.
         rate_hz: of the signal; below 360 Hz no jump is seen.
@@ -113,7 +114,8 @@ def pacing_jumps(
     before, after = (round(ms * rate_hz / 1000) for ms in JUMP_FROM_ONSET_MS)
     first = np.rint(onset[whole]).astype(int)
     length = np.minimum(offset[whole] - first, longest)[:, None]
-    course = _around(signal, first, before - level, max(longest, after + step))
+    reach = max(longest, after + step)
+    course = windows(_independent(signal), onset[whole], before - level, reach)
     qrs = course[..., level - before :]
     qrs = np.where(np.arange(qrs.shape[-1]) <= length, qrs, qrs[..., :1])
     size = _of_leads(np.ptp(qrs, axis=-1))
@@ -143,20 +145,9 @@ def without_spikes(
     return np.where(np.isnan(signal) | ~spiked, signal, bridged(clean).astype(signal.dtype))
 
 
-def _independent(signal: Float[np.ndarray, "L T"]) -> list[int]:
-    """Returns the rows of the leads that do not follow from others."""
-    return list(INDEPENDENT if len(signal) == len(LEADS) else range(len(signal)))
-
-
-def _around(
-    signal: Float[np.ndarray, "L T"], first: Int[np.ndarray, " B"], begin: int, end: int
-) -> Float[np.ndarray, "M B W"]:
-    """Returns samples `begin` to `end` (exclusive) from each first one in the independent leads.
-
-    Edge samples repeat; what is missing is bridged.
-    """
-    at = np.clip(first[:, None] + np.arange(begin, end), 0, signal.shape[1] - 1)
-    return bridged(signal[_independent(signal)])[:, at]
+def _independent(signal: Float[np.ndarray, "L T"]) -> Float[np.ndarray, "M T"]:
+    """Returns the leads that do not follow from others."""
+    return signal[list(INDEPENDENT)] if len(signal) == len(LEADS) else signal
 
 
 def _of_leads(values: np.ndarray) -> np.ndarray:
